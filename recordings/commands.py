@@ -1,0 +1,162 @@
+"""What the app asks of the agent: one JSON object a line, told apart by `cmd`."""
+
+from __future__ import annotations
+
+import errno
+import signal
+
+import msgspec
+
+from recordings.steps import STEPS
+
+
+class Command(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="cmd", tag=str.lower):
+    pass
+
+
+class Next(Command):
+    """Resume to the next step of any kind, armed or not."""
+
+
+class Continue(Command):
+    """Resume to the next armed step."""
+
+
+class Pause(Command):
+    """SIGSTOP the tracee now."""
+
+
+class Arm(Command):
+    """Stop at this step, or no longer."""
+
+    step: str
+    stop: bool
+
+
+class Inject(Command):
+    """Send `signo`: now (`step` None), or the next `times` times that `step` is reached.
+
+    `signo` 0 with a step disarms what waits there.
+    """
+
+    signo: int
+    step: str | None = None
+    times: int = 1
+
+
+class Refuse(Command):
+    """Make `hook` return −`errno` the next `times` times that a call of the tracee comes to it.
+
+    `hook` is one of REFUSALS, or "cgroup" (edge 12, which has its own errno: `errno` is not used).
+    `times` 0 disarms it.
+    """
+
+    hook: str
+    errno: int = 0
+    times: int = 1
+
+
+class Limit(Command):
+    """Set the tracee's soft RLIMIT_NOFILE to `nofile` until the return of its next call."""
+
+    nofile: int
+
+
+class HoldAt(Command):
+    """Hold each call that comes to `point`, one of HOLDS, asleep in the kernel; or no longer."""
+
+    point: str
+    on: bool
+
+
+class Release(Command):
+    """Let the held thread `tid` go on; None: all that are held. So do Next and Continue."""
+
+    tid: int | None = None
+
+
+class Restart(Command):
+    """Kill the tracee and start it, or another program, anew: a new stream with its own header."""
+
+    argv: list[str] | None = None
+
+
+class Detach(Command):
+    """Resume the tracee, take the probes away, end; the tracee lives on."""
+
+
+class Quit(Command):
+    """Kill the tracee, end."""
+
+
+AnyCommand = (
+    Next | Continue | Pause | Arm | Inject | Refuse | Limit | HoldAt | Release | Restart | Detach
+    | Quit
+)  # fmt: skip
+
+# What can be refused by a BPF program of type fmod_ret, and the edge of socket(2) that it takes.
+REFUSALS: dict[str, int] = {
+    "security_socket_create": 3,
+    "security_inode_alloc": 5,
+    "security_sk_alloc": 10,
+    "security_socket_post_create": 14,
+    "security_file_alloc": 17,
+}
+
+# LSM hooks where a task can be held, asleep in the kernel, and where in socket(2) that is.
+HOLDS: dict[str, str] = {
+    "socket_create": "in __sock_create, before sock_alloc",
+    "kernel_module_request": "in __request_module, called by the family's create function",
+    "socket_post_create": "in __sock_create, after the family's create function",
+    "inode_free_security": "in destroy_inode, in cleanup",
+}
+
+# The step before which each of them is.
+HELD_BEFORE: dict[str, str] = {
+    "socket_create": "STEP_09",
+    "kernel_module_request": "STEP_13",
+    "socket_post_create": "STEP_14",
+    "inode_free_security": "CLEANUP_SOCK_FREE_INODE",
+}
+
+
+def injection(text: str) -> Inject | Refuse | Limit:
+    """What a user writes for an injection, as a command. Raises ValueError with one clear line.
+
+    `SIGTERM@STEP_14` (a signal at a step, by name or number), `security_sk_alloc=ENOMEM` (a
+    refusal), `cgroup` (edge 12), `nofile=3` (RLIMIT_NOFILE); each once, or the next call. With `*3`
+    behind it three times (not the limit).
+    """
+    one, star, count = text.partition("*")
+    if star and not (count.isdigit() and 0 < int(count) < 1 << 31):
+        raise ValueError(f"{text}: {count or 'nothing'} is no number of times; write {one}*3")
+    times = int(count) if star else 1
+    what, at, step = one.partition("@")
+    if at:
+        if step not in STEPS:
+            raise ValueError(f"{text}: there is no step {step}")
+        return Inject(signo=_signo(what), step=step, times=times)
+    hook, _, value = one.partition("=")
+    if one == "cgroup":
+        return Refuse(hook="cgroup", times=times)
+    if hook == "nofile" and value.isdigit() and not star:
+        return Limit(nofile=int(value))
+    if hook in REFUSALS:
+        number = int(value) if value.isdigit() else getattr(errno, value, 0)
+        if not 0 < number < 4096:
+            raise ValueError(f"{text}: {value or 'nothing'} is no errno; write {hook}=EPERM")
+        return Refuse(hook=hook, errno=number, times=times)
+    choices = ", ".join(
+        ["SIGNAL@STEP", *(f"{hook}=ERRNO" for hook in REFUSALS), "cgroup", "nofile=N"]
+    )
+    raise ValueError(f"{text}: no such injection; write one of {choices}")
+
+
+def _signo(name: str) -> int:
+    """15, TERM and SIGTERM are the same. Raises ValueError."""
+    try:
+        if name.isdigit():
+            return signal.Signals(int(name)).value
+        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
+    except (KeyError, ValueError):
+        raise ValueError(f"{name}: no such signal") from None

@@ -1,0 +1,357 @@
+"""The event stream: what the agent says, what a recording holds. See docs/recording-format.md.
+
+One JSON object a line, told apart by `ev`. `t` is CLOCK_MONOTONIC in nanoseconds. A kernel
+pointer is a string, `0x` and lower-case hex (`0x0` is NULL), so that it is never mistaken for
+a number and can be masked without knowing the schema. A field that is absent was not read:
+nothing here has a default that could pass for a value.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+FORMAT = "sockstep"
+VERSION = 1
+READABLE_SINCE = 1  # the lowest schema version whose readers can read what we write
+SHAPE = "be0c47a982ba8c37"  # of the structs below: tests/test_recordings_schema.py
+
+Ptr = str
+NULL: Ptr = "0x0"
+UNREAD: Ptr = ""  # as a layer's `at`: some of its fields were read, its own address was not
+Ns = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Kind = Literal["file", "socket", "sock", "fd"]
+At = Literal["entry", "exit", "inside"]
+By = Literal["user", "limit", "signal", "detach"]  # who ended a hold
+
+
+class Layer(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The fields of one kernel struct as they were read at one moment; None was not read."""
+
+    at: Ptr
+
+
+class File(Layer):
+    """`struct file` (include/linux/fs.h)."""
+
+    private_data: Ptr | None = None
+    f_op: Ptr | None = None
+    f_inode: Ptr | None = None
+    f_count: int | None = None
+    f_flags: int | None = None
+
+
+class Socket(Layer):
+    """`struct socket` (include/linux/net.h)."""
+
+    state: int | None = None
+    type: int | None = None
+    flags: int | None = None
+    file: Ptr | None = None
+    sk: Ptr | None = None
+    ops: Ptr | None = None
+
+
+class Sock(Layer):
+    """`struct sock` (include/net/sock.h)."""
+
+    sk_socket: Ptr | None = None
+    skc_family: int | None = None
+    skc_state: int | None = None
+    skc_refcnt: int | None = None
+    sk_type: int | None = None
+    sk_protocol: int | None = None
+    skc_prot: Ptr | None = None
+
+
+class Fd(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """One slot of the tracee's descriptor table (`struct fdtable`).
+
+    `file`: what `fdt->fd[number]` led to (NULL: reserved, not installed).
+    `lowest`: the lowest free number before it was taken, from `fdt->open_fds`; `users`: how
+    many tasks share the table (`files_struct.count`), any of which may have changed it since.
+    """
+
+    number: int
+    file: Ptr | None = None
+    lowest: int | None = None
+    users: int | None = None
+
+
+class Snapshot(msgspec.Struct, omit_defaults=True, kw_only=True):
+    """The layers as read at one moment. A layer that is absent was not read then."""
+
+    fd: Fd | None = None
+    file: File | None = None
+    socket: Socket | None = None
+    sock: Sock | None = None
+
+
+class Open(msgspec.Struct, kw_only=True):
+    """An open descriptor of a process, as /proc/PID/fd has it: its number, what it leads to."""
+
+    number: int
+    to: str
+
+
+class Event(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="ev", tag=str.lower):
+    """What every event has: `t`, CLOCK_MONOTONIC nanoseconds."""
+
+    t: Ns
+
+
+class Header(Event):
+    """The first line. `wall` is the Unix time at `t`; `uid` the user who asked."""
+
+    format: str
+    version: int
+    readable_since: int
+    tool: str
+    kernel: str
+    arch: str
+    backend: str
+    argv: list[str]
+    pid: int
+    addresses: Literal["raw", "masked", "hashed"]
+    wall: float
+    host: str = ""
+
+
+class Probe(Event):
+    """One planned probe: attached, or missing with the reason. `steps`: the ids it shows."""
+
+    name: str
+    kind: str
+    steps: list[str]
+    status: Literal["attached", "missing"]
+    why: str = ""
+
+
+class Blind(Event):
+    """What this backend cannot observe: the check of `step`, and why."""
+
+    step: str
+    why: str
+
+
+class Ready(Event):
+    """All planned probes were tried; `took` ns from the start of compiling to the last attach."""
+
+    took: Ns
+
+
+class Fired(Event):
+    """How often a probe ran so far; `missed`: times the kernel skipped it."""
+
+    name: str
+    hits: int
+    missed: int = 0
+
+
+class State(Event):
+    """The tracee's state. `status` when exited: the exit status, or −signal."""
+
+    pid: int
+    state: Literal["running", "stopped", "held", "exited"]
+    why: str = ""
+    signal: int | None = None
+    status: int | None = None
+
+
+class Held(Event):
+    """A thread is held inside the kernel, and this is what was seen of it there.
+
+    `how`: it is asleep, or the whole machine is frozen and its clock stands. `point`: the LSM hook
+    where it sleeps (recordings/commands.py, HOLDS), or the step where the machine was frozen: `at`
+    of the function `symbol`, with these `registers`, before the probe there. `state`, `wchan`, the
+    signals `pending` (for the thread), `shared` (pending for the process) and `blocked`, and `fds`
+    are as in /proc. `snap`: the layers as BPF read them on the way in, or as they are in the frozen
+    memory. `since`: when it came; `until`: when it will be let go at the latest; absent: never.
+    `module`: what it asks modprobe for. One more for the same hold says that a signal came.
+    """
+
+    call: int
+    point: str
+    pid: int
+    tid: int
+    state: str
+    wchan: str
+    since: Ns
+    snap: Snapshot
+    how: Literal["asleep", "frozen"] = "asleep"
+    symbol: str = ""
+    at: At | None = None
+    registers: dict[str, Ptr] = {}
+    until: Ns | None = None
+    stack: int | None = None
+    pending: list[int] = []
+    shared: list[int] = []
+    blocked: list[int] = []
+    fds: list[Open] = []
+    module: str = ""
+
+
+class Released(Event):
+    """A hold is over: the thread goes on in the kernel, after `held` ns (of a frozen machine: ns
+    of the clock on the wall, as its own stood; `ret` and `snap` are then absent and empty).
+
+    `by`: "signal": one that kills (`ret`, of bpf_copy_from_user(), is −EFAULT), or one that would
+    have kept the thread from sleeping. `snap`: the layers as BPF read them on the way out.
+    """
+
+    call: int
+    point: str
+    pid: int
+    tid: int
+    by: By
+    held: Ns
+    snap: Snapshot
+    ret: int | None = None
+
+
+class Enter(Event):
+    """A call begins: syscall entry, with the integers that the program passed."""
+
+    call: int
+    pid: int
+    tid: int
+    comm: str
+    cpu: int
+    syscall: str
+    nr: int
+    args: list[int]
+    lowest: int | None = None
+
+
+class Step(Event):
+    """One named point of a call, with what was read there.
+
+    `probe` is the hook that fired, `symbol` the kernel function it tells of and `at` where in
+    it; `ret` that function's result where it is an integer (−errno on failure). `stop`: what
+    bpf_send_signal() said when this step was armed (0: the signal is pending).
+    """
+
+    call: int
+    id: str
+    pid: int
+    tid: int
+    comm: str
+    cpu: int
+    probe: str
+    symbol: str
+    at: At
+    snap: Snapshot
+    ret: int | None = None
+    stack: int | None = None
+    signal: int | None = None
+    stop: int | None = None
+
+
+class Alloc(Event):
+    """An object of a call came to be. `site`: the function that asked for it."""
+
+    call: int
+    kind: Kind
+    at: Ptr
+    site: str
+    cache: str = ""
+
+
+class Free(Event):
+    """An object of a call was freed, in the context of task `pid` `comm` (RCU: any task)."""
+
+    call: int
+    kind: Kind
+    at: Ptr
+    site: str
+    pid: int
+    comm: str
+    cpu: int
+    stack: int | None = None
+
+
+class Signal(Event):
+    """A signal to or in the tracee (tracepoints signal:signal_generate, signal_deliver)."""
+
+    pid: int
+    tid: int
+    signo: int
+    phase: Literal["generated", "delivered"]
+    by: str = ""
+    handler: Literal["default", "ignored", "handled"] | None = None
+
+
+class Inject(Event):
+    """What sockstep itself did to the tracee, asked for by the user.
+
+    `what`: "signal" (`signo`); "refusal": the function `hook` was made to return −`errno` for this
+    call; "limit": RLIMIT_NOFILE's soft limit was set to `limit`; "cgroup": a BPF program of its
+    cgroup said no to the sock. `step` None: now. `armed`: it waits, for that step, or for the next
+    call that comes to the hook; else it was done, with `result` (0, or −errno).
+    """
+
+    what: Literal["signal", "refusal", "limit", "cgroup"]
+    pid: int
+    signo: int | None = None
+    hook: str = ""
+    errno: int | None = None
+    limit: int | None = None
+    step: str | None = None
+    call: int | None = None
+    armed: bool = False
+    result: int | None = None
+    why: str = ""
+
+
+class Fork(Event):
+    """The tracee made a child process, which is followed or not."""
+
+    pid: int
+    child: int
+    followed: bool
+
+
+class Output(Event):
+    """What the tracee wrote to its terminal, decoded as UTF-8 with replacements."""
+
+    text: str
+
+
+class Symbol(Event):
+    """The kernel's name for an address that events mention, sent before its first use."""
+
+    at: Ptr
+    name: str
+
+
+class Stack(Event):
+    """A kernel stack, innermost frame first, sent once before the first event that names it."""
+
+    id: int
+    frames: list[str]
+
+
+class Note(Event):
+    """A sentence for the reader of the log."""
+
+    text: str
+
+
+class Lost(Event):
+    """`count` events more were dropped by `what`; the total is the sum of all of these."""
+
+    count: int
+    what: str
+
+
+class End(Event):
+    """The stream is complete."""
+
+    why: str
+
+
+AnyEvent = (
+    Header | Probe | Blind | Ready | Fired | State | Held | Released | Enter | Step | Alloc | Free
+    | Signal | Inject | Fork | Output | Symbol | Stack | Note | Lost | End
+)  # fmt: skip

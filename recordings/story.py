@@ -1,0 +1,628 @@
+"""Folds events into the story: what was known at each step. Live and replay use the same fold.
+
+Feeding an event costs the same however long the stream is. Everything a screen shows of a
+step is in its `Moment`, made once, when the event came; walking never computes it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from recordings import events as ev
+from recordings.events import NULL, UNREAD, Ptr
+from recordings.steps import CALL_STEPS, CLEANUP_STEPS
+from recordings.uapi import MAX_ERRNO
+from recordings.uapi import errno_text as errno_text
+from recordings.uapi import signal_name as signal_name
+
+Status = Literal["pass", "fail", "unobservable"]
+LinkState = Literal["absent", "one-way", "linked", "broken", "freed", "unread"]
+
+LAYERS = {"fd": ev.Fd, "file": ev.File, "socket": ev.Socket, "sock": ev.Sock}
+# pointer → the first step that is later than what sets it
+_DUE = {
+    "socket.sk": "STEP_14",
+    "sock.sk_socket": "STEP_14",
+    "file.private_data": "STEP_15",
+    "socket.file": "STEP_15",
+}
+# link → (from layer, pointer field, to layer, back-pointer field or None)
+LINKS: dict[str, tuple[str, str, str, str | None]] = {
+    "fd→file": ("fd", "file", "file", None),
+    "file→socket": ("file", "private_data", "socket", "file"),
+    "socket→file": ("socket", "file", "file", "private_data"),
+    "socket→sock": ("socket", "sk", "sock", "sk_socket"),
+    "sock→socket": ("sock", "sk_socket", "socket", "sk"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A pointer between layers: `value` as read (None: not read), and what it amounts to.
+
+    `absent`: NULL. `linked`: it leads to this call's object, and the way back agrees. `one-way`:
+    it leads there; the way back does not, or was not read. `broken`: it leads elsewhere.
+    `freed`: what it leads to is freed. `unread`: the pointer was not read.
+    """
+
+    state: LinkState
+    value: Ptr | None
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The outcome of a step's check, with the evidence, or the reason it could not be made."""
+
+    status: Status
+    evidence: str
+
+
+@dataclass(slots=True)
+class Object:
+    """An object of the ledger. `generation` counts the objects seen at this address, from 1.
+
+    `reused`: the next object at this address, when this one's free was not seen.
+    """
+
+    kind: ev.Kind
+    at: Ptr
+    generation: int
+    call: int
+    alloc: ev.Alloc
+    free: ev.Free | None = None
+    reused: ev.Alloc | None = None
+
+
+@dataclass(slots=True)
+class Hold:
+    """A thread held inside the kernel: as it was last seen there, and its end, if it came."""
+
+    call: int
+    event: ev.Held
+    end: ev.Released | None = None
+
+
+@dataclass(slots=True)
+class Moment:
+    """One step as it was captured. `index` counts all moments of the story from 0.
+
+    `line`: where its event stands in the story's log.
+    `objects`: what the call had made by then, and whether it was freed by then.
+    `changed`: "layer.field" of each value that differs from the call's last reading of it.
+    """
+
+    index: int
+    line: int
+    call: Call
+    event: ev.Enter | ev.Step
+    check: Check | None
+    links: dict[str, Link]
+    objects: dict[ev.Kind, tuple[Ptr, bool]]
+    changed: frozenset[str]
+
+    @property
+    def id(self) -> str:
+        return self.event.id if isinstance(self.event, ev.Step) else "USER_EXEC"
+
+    @property
+    def snap(self) -> ev.Snapshot:
+        return self.event.snap if isinstance(self.event, ev.Step) else ev.Snapshot()
+
+    @property
+    def symbol(self) -> str:
+        """The kernel function this moment tells of."""
+        if isinstance(self.event, ev.Step):
+            return self.event.symbol
+        return f"sys_enter_{self.event.syscall}"
+
+
+@dataclass(slots=True)
+class Call:
+    """One socket() of one thread. `result` is None while it is still inside the kernel.
+
+    `first`: step id → the moment that first told of it; `decided`: → the one whose check counts.
+    `made`: the address that each layer had where the call made it. `edge`: the newest step that
+    failed, before the syscall returned.
+    """
+
+    number: int
+    enter: ev.Enter
+    moments: list[Moment] = field(default_factory=list)
+    objects: dict[ev.Kind, Object] = field(default_factory=dict)
+    result: int | None = None
+    last: dict[str, object] = field(default_factory=dict)
+    first: dict[str, Moment] = field(default_factory=dict)
+    decided: dict[str, Moment] = field(default_factory=dict)
+    made: dict[ev.Kind, Ptr] = field(default_factory=dict)
+    edge: ev.Step | None = None
+
+    def own(self, kind: ev.Kind) -> Ptr | None:
+        """The address of this call's object, told by where it was made and by no later link."""
+        made = self.objects.get(kind)
+        return made.at if made is not None else self.made.get(kind)
+
+    @property
+    def family(self) -> int | None:
+        return self.enter.args[0] if len(self.enter.args) == 3 else None
+
+    def linkage(self) -> ev.Snapshot:
+        """Each field as it was last read before anything of the call was released.
+
+        In a call that succeeded, a NULL read before the link was due does not count.
+        """
+        found: dict[str, dict[str, object]] = {}
+        complete = self.result is not None and self.result >= 0
+        for moment in self.moments:
+            if moment.id not in CALL_STEPS:
+                break
+            for name, value in readings(moment.snap, everything=True):
+                due = _DUE.get(name) if complete and value == NULL else None
+                if due is None or CALL_STEPS.index(moment.id) >= CALL_STEPS.index(due):
+                    layer, _, field = name.partition(".")
+                    found.setdefault(layer, {})[field] = value
+        return ev.Snapshot(**{
+            layer: LAYERS[layer](**{"at": UNREAD} | fields if layer != "fd" else fields)
+            for layer, fields in found.items()
+        })  # fmt: skip
+
+
+@dataclass(slots=True)
+class ProbeState:
+    """A planned probe: *fired*, *attached but never reached*, or *missing*."""
+
+    probe: ev.Probe
+    hits: int = 0
+    missed: int = 0
+    counted: bool = False
+
+    @property
+    def status(self) -> str:
+        if self.probe.status == "missing":
+            return "missing"
+        if self.hits:
+            return "fired"
+        return "attached but never reached" if self.counted else "attached"
+
+
+@dataclass
+class Story:
+    """The state after all events so far. `feed` is the only thing that changes it.
+
+    `exits`: pid → its end. `strays`: frees of what was not live. `orphans`: steps of calls whose
+    beginning is not in the stream. `forks`: all of them, in order. `held`: those that are held now,
+    by tid; `holds`: all that ever were, in order.
+    """
+
+    header: ev.Header | None = None
+    ready: ev.Ready | None = None
+    end: ev.End | None = None
+    state: ev.State | None = None
+    states: list[ev.State] = field(default_factory=list)
+    exits: dict[int, ev.State] = field(default_factory=dict)
+    forks: list[ev.Fork] = field(default_factory=list)
+    probes: dict[str, ProbeState] = field(default_factory=dict)
+    blind: dict[str, str] = field(default_factory=dict)
+    calls: dict[int, Call] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=list)
+    ledger: list[Object] = field(default_factory=list)
+    symbols: dict[Ptr, str] = field(default_factory=dict)
+    stacks: dict[int, list[str]] = field(default_factory=dict)
+    log: list[ev.Event] = field(default_factory=list)
+    output: list[str] = field(default_factory=list)
+    strays: list[ev.Free] = field(default_factory=list)
+    orphans: list[ev.Step] = field(default_factory=list)
+    held: dict[int, Hold] = field(default_factory=dict)
+    holds: list[Hold] = field(default_factory=list)
+    lost: int = 0
+    _live: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
+    _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, events: Iterable[ev.Event]) -> Story:
+        story = cls()
+        for event in events:
+            story.feed(event)
+        return story
+
+    def feed(self, event: ev.Event) -> Moment | None:
+        """Take one event in; the moment it made, if any."""
+        match event:
+            case ev.Symbol():
+                self.symbols[event.at] = event.name
+                return None
+            case ev.Stack():
+                self.stacks[event.id] = event.frames
+                return None
+            case ev.Output():
+                self.output.append(event.text)
+                return None
+            case ev.Header():
+                self.header = event
+            case ev.Probe():
+                self.probes[event.name] = ProbeState(event)
+                return None
+            case ev.Fired():
+                if state := self.probes.get(event.name):
+                    state.hits, state.missed, state.counted = event.hits, event.missed, True
+                return None
+            case ev.Blind():
+                self.blind[event.step] = event.why
+                return None
+            case ev.Ready():
+                self.ready = event
+            case ev.State():
+                self.state = event
+                self.states.append(event)
+                if event.state == "exited":
+                    self.exits[event.pid] = event
+            case ev.Held():
+                self._held(event)
+            case ev.Released():
+                self._released(event)
+            case ev.Lost():
+                self.lost += event.count
+            case ev.Fork():
+                self.forks.append(event)
+            case ev.End():
+                self.end = event
+            case ev.Alloc():
+                self._alloc(event)
+            case ev.Free():
+                self._free(event)
+            case ev.Enter():
+                call = Call(event.call, event)
+                self.calls[event.call] = call
+                self.log.append(event)
+                return self._moment(call, event)
+            case ev.Step():
+                self.log.append(event)
+                if (found := self.calls.get(event.call)) is not None:
+                    return self._moment(found, event)
+                self.orphans.append(event)
+                return None
+        self.log.append(event)
+        return None
+
+    def name(self, at: Ptr | None) -> str:
+        """The kernel's name for an address, or the empty string."""
+        return self.symbols.get(at, "") if at else ""
+
+    def _alloc(self, event: ev.Alloc) -> None:
+        before = self._newest.get((event.kind, event.at))
+        generation = before.generation + 1 if before else 1
+        # A number is taken by one process and by another: only an address proves reuse.
+        if before is not None and before.free is None and event.kind != "fd":
+            before.reused = event
+        made = Object(event.kind, event.at, generation, event.call, event)
+        self.ledger.append(made)
+        self._newest[event.kind, event.at] = made
+        self._live[event.call, event.kind, event.at] = made
+        if call := self.calls.get(event.call):
+            call.objects[event.kind] = made
+
+    def _free(self, event: ev.Free) -> None:
+        freed = self._live.pop((event.call, event.kind, event.at), None)
+        if freed is None:
+            self.strays.append(event)
+        else:
+            freed.free = event
+
+    def _held(self, event: ev.Held) -> None:
+        if (hold := self.held.get(event.tid)) is not None and hold.event.since == event.since:
+            hold.event = event
+            return
+        hold = self.held[event.tid] = Hold(event.call, event)
+        self.holds.append(hold)
+
+    def _released(self, event: ev.Released) -> None:
+        if (hold := self.held.pop(event.tid, None)) is not None:
+            hold.end = event
+
+    def _moment(self, call: Call, event: ev.Enter | ev.Step) -> Moment:
+        if isinstance(event, ev.Step):
+            snap, check = event.snap, judge(event, call)
+            if check and check.status == "unobservable" and event.id in self.blind:
+                check = Check("unobservable", f"{self.blind[event.id]}; {check.evidence}")
+            if event.id == "STEP_17":
+                call.result = event.ret
+        else:
+            blind = self.blind.get("USER_EXEC")
+            snap = ev.Snapshot()
+            check = Check("unobservable", blind) if blind else Check("pass", entered(event))
+        for kind, at in _born(event):
+            call.made.setdefault(kind, at)
+        objects = {kind: (at, False) for kind, at in call.made.items()}
+        objects |= {kind: (made.at, made.free is not None) for kind, made in call.objects.items()}
+        changed = set()
+        for name, value in readings(snap):
+            if name in call.last and call.last[name] != value:
+                changed.add(name)
+            call.last[name] = value
+        moment = Moment(
+            len(self.moments), len(self.log) - 1, call, event, check, links(snap, objects),
+            objects, frozenset(changed),
+        )  # fmt: skip
+        call.moments.append(moment)
+        self.moments.append(moment)
+        call.first.setdefault(moment.id, moment)
+        if isinstance(event, ev.Step) and _failed(event) and moment.id in _EDGES:
+            call.edge = event
+        if check is not None:
+            before = call.decided.get(moment.id)
+            if before is None or _outweighs(check, before.check):
+                call.decided[moment.id] = moment
+        return moment
+
+    def unprobed(self, ids: Iterable[str]) -> list[str]:
+        """Those of the steps that only missing probes would have told of."""
+        told = {id: False for state in self.probes.values() for id in state.probe.steps}
+        for state in self.probes.values():
+            if state.status != "missing":
+                told.update(dict.fromkeys(state.probe.steps, True))
+        return [id for id in ids if told.get(id) is False]
+
+    def steps(self, call: Call) -> dict[str, Check]:
+        """The outcome of each of the ten steps for a call, in order."""
+        outcomes = {"PROBE_INIT": self._probe_init()}
+        for id in CALL_STEPS[1:]:
+            outcomes[id] = self._outcome(call, id)
+        return outcomes
+
+    def _probe_init(self) -> Check:
+        if self.ready is None:
+            unknown = "the recording does not say how probes were attached"
+            return Check("unobservable", self.blind.get("PROBE_INIT", unknown))
+        missing = [p.probe for p in self.probes.values() if p.probe.status == "missing"]
+        attached = len(self.probes) - len(missing)
+        text = f"{attached} probes attached in {self.ready.took / 1e6:.0f} ms"
+        for probe in missing:
+            text += f"; missing {probe.name}: {probe.why or 'no reason given'}"
+        good = attached > 0 and all(probe.why for probe in missing)
+        return Check("pass" if good else "fail", text)
+
+    def _outcome(self, call: Call, id: str) -> Check:
+        blind = self.blind.get(id)
+        if (moment := call.decided.get(id)) is not None and moment.check is not None:
+            return moment.check
+        if (seen := call.first.get(id)) is not None and isinstance(seen.event, ev.Step):
+            return Check("unobservable", f"{told(seen.event)}; {blind or 'no more was read there'}")
+        if call.result is None and self.end is None:
+            why = "not reached so far"
+        elif call.result is not None and self.left_before(call, id):
+            why = f"not reached: the call returned {errno_text(call.result)}"
+        elif blind:
+            why = blind
+        elif self.unprobed([id]):
+            why = "the probe that would tell of it is missing"
+        elif self.lost:
+            why = f"not captured; {self.lost} events of this recording were lost"
+        elif call.result is None:
+            why = "the call did not return in this recording"
+        else:
+            why = "no probe told of it"
+        return Check("unobservable", why)
+
+    def left_before(self, call: Call, id: str) -> bool:
+        """Whether a failed call left before this step.
+
+        It did if, after the last step seen, one up to here was not that a probe would tell of.
+        """
+        if call.result is None or call.result >= 0 or self.lost:
+            return False
+        within = CALL_STEPS[2:-1]
+        seen = [number for number, step in enumerate(within) if step in call.first]
+        unseen = within[max(seen, default=-1) + 1 :]
+        upto = unseen[: unseen.index(id) + 1] if id in unseen else ()
+        return any(step not in self.blind for step in upto)
+
+
+# The steps where a call may fail, and what a call makes where: layer and step.
+_EDGES = ("STEP_09", "STEP_13", "STEP_14")
+_WEIGHT = {"unobservable": 0, "pass": 1, "fail": 2}
+
+
+def _outweighs(check: Check, before: Check | None) -> bool:
+    """A failure stays; an observation takes the place of none."""
+    return before is None or _WEIGHT[check.status] > _WEIGHT[before.status]
+
+
+def _failed(event: ev.Step) -> bool:
+    null = event.id == "STEP_09" and event.snap.socket is not None and event.snap.socket.at == NULL
+    return null or (event.ret is not None and event.ret < 0)
+
+
+def _born(event: ev.Enter | ev.Step) -> Iterator[tuple[ev.Kind, Ptr]]:
+    """The objects that a call has just made, as the step tells that follows their making."""
+    if isinstance(event, ev.Step):
+        made: dict[str, tuple[ev.Kind, ev.Layer | None]] = {
+            "STEP_09": ("socket", event.snap.socket),
+            "STEP_13": ("sock", event.snap.sock),
+            "STEP_14": ("file", event.snap.file),
+        }
+        kind, layer = made.get(event.id, ("fd", None))
+        if layer is not None and layer.at not in (NULL, UNREAD):
+            yield kind, layer.at
+
+
+def readings(snap: ev.Snapshot, everything: bool = False) -> Iterator[tuple[str, object]]:
+    """Each value of a snapshot as ("layer.field", value).
+
+    `everything`: also what tells of the descriptor but is no field of a kernel struct.
+    """
+    for layer in LAYERS:
+        struct: msgspec.Struct | None = getattr(snap, layer)
+        if struct is None:
+            continue
+        for name in struct.__struct_fields__:
+            value = getattr(struct, name)
+            if value in (None, UNREAD) or (name in _NO_FIELD and not everything):
+                continue
+            yield f"{layer}.{name}", value
+
+
+_NO_FIELD = ("number", "lowest", "users")
+
+
+def links(snap: ev.Snapshot, objects: dict[ev.Kind, tuple[Ptr, bool]]) -> dict[str, Link]:
+    """The five links of a snapshot. `objects`: kind → (address, freed by then)."""
+    return {name: _link(snap, objects, *ends) for name, ends in LINKS.items()}
+
+
+def _link(
+    snap: ev.Snapshot,
+    objects: dict[ev.Kind, tuple[Ptr, bool]],
+    source: str,
+    pointer: str,
+    target: str,
+    back: str | None,
+) -> Link:
+    origin, goal = getattr(snap, source), getattr(snap, target)
+    value: Ptr | None = getattr(origin, pointer, None)
+    if value is None:
+        return Link("unread", None)
+    if value == NULL:
+        return Link("absent", value)
+    at, freed = objects.get(target, (UNREAD, False))  # type: ignore[call-overload]
+    if freed and at == value:
+        return Link("freed", value)
+    there = goal.at if goal is not None else UNREAD
+    known = at or there
+    if known and value != known:
+        return Link("broken", value)
+    if known and back is None:
+        return Link("linked", value)
+    returns = getattr(goal, back, None) if back is not None and there == value else None
+    return Link("linked" if returns is not None and returns == origin.at else "one-way", value)
+
+
+def entered(event: ev.Enter) -> str:
+    args = ", ".join(str(arg) for arg in event.args)
+    return f"{event.syscall}({args}), syscall {event.nr}, by {event.comm} tid {event.tid}"
+
+
+def told(event: ev.Step) -> str:
+    """Where a step was captured: "sock_alloc exit", "inside __d_alloc"."""
+    return f"inside {event.symbol}" if event.at == "inside" else f"{event.symbol} {event.at}"
+
+
+def judge(event: ev.Step, call: Call) -> Check | None:
+    """The check of one captured step (steps.py says which); None where it has none here.
+
+    What was read is compared with what the call is known to own from where it was made, never
+    with an address that the same reading followed to get there: that comparison could not fail.
+    """
+    snap = event.snap
+    file, socket, sock, fd = snap.file, snap.socket, snap.sock, snap.fd
+
+    def verdict(good: bool, evidence: str) -> Check:
+        return Check("pass" if good else "fail", evidence)
+
+    def leads(evidence: str, pointer: Ptr | None) -> Check | None:
+        own = call.own("socket")
+        if pointer is None or own is None:
+            return None
+        return verdict(pointer == own, evidence if pointer == own else f"{evidence}, not {own}")
+
+    match event.id:
+        case "STEP_09":
+            at = socket.at if socket else UNREAD
+            return verdict(at != NULL, f"socket={at}") if at else None
+        case "STEP_10":
+            if socket is None or None in (socket.sk, socket.ops, socket.state):
+                return None
+            good = socket.sk == NULL and socket.ops == NULL and socket.state == 1
+            seen = f"sk={socket.sk}, ops={socket.ops}, state={socket.state}"
+            if event.at != "exit":
+                return Check("unobservable", f"seen {told(event)}: {seen}")
+            return verdict(good, seen)
+        case "STEP_13":
+            if event.at == "entry":
+                return None
+            if event.ret is not None and event.ret < 0:
+                return Check("fail", f"{event.symbol} returned {errno_text(event.ret)}: no sock")
+            if socket is None or socket.sk is None or (event.at == "inside" and socket.sk == NULL):
+                return None
+            return verdict(socket.sk != NULL, f"socket.sk={socket.sk}")
+        case "STEP_14":
+            if event.ret is not None and event.ret < 0:
+                return Check("fail", f"{event.symbol} returned {errno_text(event.ret)}: no file")
+            return verdict(file.at != NULL, f"file={file.at}") if file and file.at else None
+        case "STEP_15":
+            return leads(f"private_data={file.private_data}", file.private_data) if file else None
+        case "STEP_13_BACKLINK":
+            return leads(f"sk->sk_socket={sock.sk_socket}", sock.sk_socket) if sock else None
+        case "STEP_16":
+            return _numbered(event, fd, call) if fd else None
+        case "STEP_17":
+            return _returned(event, event.ret, call) if event.ret is not None else None
+        case "CLEANUP_GET_SIGNAL" | "CLEANUP_DO_EXIT":
+            return None
+    if event.id not in CLEANUP_STEPS:
+        return None
+    text = told(event)
+    if event.ret is not None:
+        text += f", returned {errno_text(event.ret)}"
+    before = call.first.get(event.id)
+    again = before is not None and isinstance(before.event, ev.Step) and before.event.at == event.at
+    return verdict(not again, f"{text}, a second time" if again else text)
+
+
+def _ours(event: ev.Step, call: Call) -> bool | None:
+    """Whether the descriptor leads to this call's file; None where that was not read."""
+    file, fd = event.snap.file, event.snap.fd
+    leads = fd.file if fd else None
+    if event.symbol == "fd_install":  # at its entry the slot is still empty: its argument counts
+        leads = file.at or None if file else None
+    own, socket = call.own("file"), call.own("socket")
+    if leads is not None and own is not None:
+        return leads == own
+    if leads is not None and file is not None and leads == file.at and socket is not None:
+        return file.private_data == socket if file.private_data is not None else None
+    return None
+
+
+def _numbered(event: ev.Step, fd: ev.Fd, call: Call) -> Check:
+    """STEP_16: the number is the lowest free one, and it leads to this call's file."""
+    text, ours = f"fd={fd.number}", _ours(event, call)
+    if ours is False:
+        return Check("fail", f"{text} leads to a file that is not of this call")
+    if fd.lowest is None:
+        return Check("unobservable", f"{text}; the lowest free number was not read")
+    text += f", lowest free was {fd.lowest}"
+    if fd.number != fd.lowest and (fd.users or 1) > 1:
+        return Check("unobservable", f"{text}, but {fd.users} tasks share the table")
+    if fd.number != fd.lowest:
+        return Check("fail", text)
+    if ours is None:
+        return Check("unobservable", f"{text}; whose file it leads to was not read")
+    return Check("pass", text)
+
+
+def _returned(event: ev.Step, result: int, call: Call) -> Check:
+    """STEP_17: the result is the number that was installed, or the errno of the failing edge."""
+    text = f"returned {errno_text(result)}"
+    installed = call.first.get("STEP_16")
+    if result >= 0:
+        if installed is not None and installed.snap.fd is not None:
+            number = installed.snap.fd.number
+            if number != result:
+                return Check("fail", f"{text}, but fd {number} was installed")
+            before = isinstance(installed.event, ev.Step) and installed.event.probe != event.probe
+            if before or _ours(event, call):
+                return Check("pass", text)
+        return Check("unobservable", f"{text}; the fd was not seen before")
+    if result < -MAX_ERRNO:
+        return Check("fail", f"{text}: not an errno")
+    if installed is not None:
+        return Check("fail", f"{text}, though fd_install() had published a descriptor")
+    if call.edge is None:
+        return Check("pass", f"{text}; no fd_install was seen")
+    # sock_alloc() gives no errno, only NULL: its caller makes that ENFILE (net/socket.c).
+    expected = call.edge.ret if call.edge.id != "STEP_09" else -23
+    if result == expected:
+        return Check("pass", f"{text}, of {call.edge.symbol}")
+    return Check("fail", f"{text}, but {call.edge.symbol} failed with {errno_text(expected or 0)}")

@@ -1,0 +1,424 @@
+"""Judges a story: PASS or REJECT, by four checks that each give their reason.
+
+Three outcomes and no others. *fail* needs evidence against, *pass* evidence for; what the
+recording does not hold is *unobservable*, and so is what may be among lost events.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from recordings import events as ev
+from recordings.events import NULL, UNREAD, Ptr
+from recordings.steps import CALL_STEPS, CLEANUP_STEPS
+from recordings.story import Call, Check, Object, Story
+from recordings.uapi import errno_text
+from recordings.words import TCP_STATES
+
+# A failed call's inode waits for an RCU grace period; the agent awaits one only at the end of the
+# tracee. Nanoseconds between such a call and the end of the stream from which on it counts.
+GRACE = 1_000_000_000
+
+_TCP, _TCP_CLOSE, _AF_UNIX = 6, 7, 1
+_SHOWN = 3  # reasons of one kind that are spelled out
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`checks`: linear_trace, data_integrity, symmetry and leak_free, in this order.
+
+    PASS: no check failed, and linear_trace passed. The counts are of the ledger's objects.
+    """
+
+    verdict: Literal["PASS", "REJECT"]
+    checks: dict[str, Check]
+    allocated: int
+    freed: int
+    live: int
+
+
+def judge(story: Story) -> Verdict:
+    """The verdict on all calls of a story. Raises nothing: bad input is a failed check."""
+    checks = {
+        "linear_trace": _linear_trace(story),
+        "data_integrity": _of_calls(story, _integrity),
+        "symmetry": _of_calls(story, _symmetry),
+        "leak_free": _leak_free(story),
+    }
+    good = checks["linear_trace"].status == "pass"
+    good = good and all(check.status != "fail" for check in checks.values())
+    return Verdict(
+        verdict="PASS" if good else "REJECT",
+        checks=checks,
+        allocated=len(story.ledger),
+        freed=sum(made.free is not None for made in story.ledger),
+        live=sum(
+            made.free is None and made.reused is None and _destroyer(story, made) is None
+            for made in story.ledger
+        ),
+    )
+
+
+def _of_calls(story: Story, judge_call: Callable[[Story, Call], Check]) -> Check:
+    """One failed call fails all; one that passed is enough, and the others are named."""
+    if not story.calls:
+        return Check("unobservable", "no socket() call in this recording")
+    outcomes = [(call, judge_call(story, call)) for call in story.calls.values()]
+    for status in ("fail", "pass", "unobservable"):
+        found = [(call, check) for call, check in outcomes if check.status == status]
+        if not found:
+            continue
+        if status == "fail":
+            text = _listed(f"call {call.number}: {check.evidence}" for call, check in found)
+            return Check("fail", text if len(outcomes) > 1 else found[0][1].evidence)
+        text = _grouped((check.evidence for _, check in found), len(outcomes), "calls")
+        if status == "pass" and len(found) < len(outcomes):
+            text += f"; {len(outcomes) - len(found)} of {len(outcomes)} calls not observable"
+        return Check("pass" if status == "pass" else "unobservable", text)
+    raise AssertionError("a call without an outcome")
+
+
+def _listed(texts: Iterable[str]) -> str:
+    texts = list(texts)
+    more = f"; and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
+    return "; ".join(texts[:_SHOWN]) + more
+
+
+def _grouped(texts: Iterable[str], total: int, what: str) -> str:
+    """Equal reasons once, with how many there are of each."""
+    groups = Counter(texts)
+    if total == 1:
+        return next(iter(groups))
+    return _listed(f"{count} of {total} {what}: {text}" for text, count in groups.most_common())
+
+
+def _linear_trace(story: Story) -> Check:
+    if story.orphans and not story.lost:
+        count, call = len(story.orphans), story.orphans[0].call
+        return Check("fail", f"{count} steps of calls that never began here, such as call {call}")
+    if not story.calls:
+        if story.lost:
+            return Check("unobservable", f"no call captured; {story.lost} events were lost")
+        return Check("fail", "no socket() call in this recording")
+    return _of_calls(story, _linear)
+
+
+def _linear(story: Story, call: Call) -> Check:
+    """The steps of a call, in the kernel's order, up to its return or its failing edge."""
+    steps = story.steps(call)
+    seen = [(id, call.first[id].event) for id in CALL_STEPS if id in call.first]
+    for (earlier, before), (later, after) in pairwise(seen):
+        if after.t < before.t:
+            return Check("fail", f"{later} came {before.t - after.t} ns before {earlier}")
+    for id, event in seen:
+        if event.tid != call.enter.tid:
+            return Check("fail", f"{id} is of thread {event.tid}, not {call.enter.tid}")
+    for id, check in steps.items():
+        if check.status == "fail" and not _is_edge(call, id):
+            return Check("fail", f"{id}: {check.evidence}")
+    if call.result is None:
+        return _unfinished(story, call)
+    if gaps := _gaps(story, call):
+        return Check("unobservable", f"{', '.join(gaps)} not captured: {_why_not(story, gaps)}")
+    passed = sum(check.status == "pass" for check in steps.values())
+    text = f"{passed} of {len(CALL_STEPS)} steps verified, in the kernel's order"
+    if call.result < 0:
+        return Check("pass", f"{text}, up to the edge that returned {errno_text(call.result)}")
+    if passed < len(CALL_STEPS):
+        unseen = [id for id, check in steps.items() if check.status == "unobservable"]
+        text += f"; not observable here: {', '.join(unseen)}"
+    return Check("pass", text)
+
+
+def _is_edge(call: Call, id: str) -> bool:
+    """Whether a failed check is that of the edge by which a failed call left: no fault of it."""
+    return call.edge is not None and call.edge.id == id and (call.result is None or call.result < 0)
+
+
+def _unfinished(story: Story, call: Call) -> Check:
+    if story.lost:
+        return Check("unobservable", f"no return captured; {story.lost} events were lost")
+    if story.end is None:
+        return Check("unobservable", "it had not returned when the recording broke off")
+    if call.enter.pid in story.exits:
+        return Check("fail", "it never returned: the task ended inside the call")
+    return Check("unobservable", "it had not returned when the recording ended")
+
+
+def _why_not(story: Story, ids: list[str]) -> str:
+    """Why no probe told of steps that must have been."""
+    if story.lost:
+        return f"{story.lost} events were lost"
+    for state in story.probes.values():
+        if state.missed and not set(ids).isdisjoint(state.probe.steps):
+            return f"the kernel skipped {state.probe.name} {state.missed} times"
+    return "nothing in the recording says why"
+
+
+def _gaps(story: Story, call: Call) -> list[str]:
+    """Steps that the call must have passed, which no probe told of and no reason excuses."""
+    ids = CALL_STEPS[2:-1]
+    if call.result is not None and call.result < 0:
+        reached = [number for number, id in enumerate(ids) if id in call.first]
+        ids = ids[: max(reached, default=0)]
+    excused = {*story.blind, *story.unprobed(ids)}
+    return [id for id in ids if id not in call.first and id not in excused]
+
+
+def _integrity(story: Story, call: Call) -> Check:
+    """Each object has one address, whatever pointer leads to it."""
+    found: dict[ev.Kind, tuple[Ptr, str]] = {}
+    sources: dict[ev.Kind, list[str]] = {}
+    for kind in _KINDS:
+        if own := call.own(kind):
+            found[kind], sources[kind] = (own, "where it was made"), ["where made"]
+    for moment in call.moments:
+        for kind, at, name in _addresses(moment.snap, moment.id in CLEANUP_STEPS):
+            if at in (NULL, UNREAD, None):
+                continue
+            first, origin = found.setdefault(kind, (at, f"{name} at {moment.id}"))
+            if at != first:
+                return Check("fail", f"{kind} is {first} ({origin}) and {at} ({name}, {moment.id})")
+            known = sources.setdefault(kind, [])
+            if name not in known and not name.startswith("struct"):
+                known.append(name)
+    agreed = [f"{kind} ({', '.join(known)})" for kind, known in sources.items() if len(known) > 1]
+    if not agreed:
+        return Check("unobservable", "no address was read by two ways")
+    return Check("pass", f"one address each, however reached: {', '.join(agreed)}")
+
+
+def _addresses(snap: ev.Snapshot, cleanup: bool) -> Iterator[tuple[ev.Kind, Ptr | None, str]]:
+    """Each reading of an object's address; in cleanup only its own, as links are cut there."""
+    file, socket, sock, fd = snap.file, snap.socket, snap.sock, snap.fd
+    if file:
+        yield "file", file.at, "struct file"
+    if socket:
+        yield "socket", socket.at, "struct socket"
+    if sock:
+        yield "sock", sock.at, "struct sock"
+    if cleanup:
+        return
+    if fd:
+        yield "file", fd.file, "fd table"
+    if file:
+        yield "socket", file.private_data, "file.private_data"
+    if socket:
+        yield "file", socket.file, "socket.file"
+        yield "sock", socket.sk, "socket.sk"
+    if sock:
+        yield "socket", sock.sk_socket, "sk.sk_socket"
+
+
+_KINDS: tuple[ev.Kind, ...] = ("socket", "sock", "file")
+
+# pointer → the object that it must lead to
+_PAIRS: dict[str, ev.Kind] = {
+    "sock.sk_socket": "socket",
+    "socket.sk": "sock",
+    "file.private_data": "socket",
+    "socket.file": "file",
+}
+
+
+def _symmetry(story: Story, call: Call) -> Check:
+    """Both directions of both links, at the last reading before anything was released."""
+    last = call.linkage()
+    complete = call.result is not None and call.result >= 0
+    equal, unread = [], []
+    for name, kind in _PAIRS.items():
+        layer, _, field = name.partition(".")
+        value: Ptr | None = getattr(getattr(last, layer), field, None)
+        own = call.own(kind)
+        if value is None or own is None:
+            unread.append(name)
+        elif value == own:
+            equal.append(f"{name} == {kind}")
+        elif value != NULL or complete:
+            return Check("fail", f"{name} is {value}, not the {kind} {own}")
+    if not equal:
+        return Check("unobservable", "no link between two layers was read")
+    text = ", ".join(equal)
+    if complete and unread:
+        return Check("unobservable", f"{text}; not read: {', '.join(unread)}")
+    return Check("pass", text if complete else f"{text}, as far as the call came")
+
+
+def _leak_free(story: Story) -> Check:
+    fates = [(made, fate(story, made)) for made in story.ledger]
+    if bad := [f"{_named(made)}: {check.evidence}" for made, check in fates if _fails(check)]:
+        return Check("fail", _listed(bad))
+    unknown = [check.evidence for _, check in fates if check.status == "unobservable"]
+    total = len(fates)
+    for stray in story.strays:
+        again = any(
+            (made.call, made.kind, made.at) == (stray.call, stray.kind, stray.at)
+            for made in story.ledger
+        )
+        named = f"{stray.kind} {stray.at} of call {stray.call}"
+        if again and not story.lost:
+            return Check("fail", f"{named} was freed twice")
+        return Check("unobservable", f"{named} was freed, but its allocation was not seen")
+    if unknown:
+        return Check("unobservable", _grouped(unknown, total, "objects"))
+    if unseen := [call for call in story.calls.values() if _unseen(call)]:
+        if blind := story.blind.get("CLEANUP_SOCK_FREE_INODE"):
+            return Check("unobservable", blind)
+        kinds = ", ".join(_unseen(unseen[0]))
+        return Check("unobservable", f"call {unseen[0].number}: no probe told who made its {kinds}")
+    if story.lost:
+        return Check("unobservable", f"{total} objects freed, but {story.lost} events were lost")
+    if not story.calls:
+        return Check("unobservable", "no socket() call in this recording")
+    if not total:
+        return Check("pass", "no call came so far as to allocate anything")
+    text = f"{total} objects allocated, {total} freed, each once"
+    if count := left_open(story):
+        text += f"; the program ended with {count} descriptor{'s' if count > 1 else ''} open, and "
+        text += "that end freed what was behind: no leak of the kernel's"
+    return Check("pass", text)
+
+
+def outcome(story: Story, objects: Iterable[Object]) -> str:
+    """What became of objects, in a word or two: leak-free, leaked, still live, not observable."""
+    checks = [fate(story, made) for made in objects]
+    if any(map(_fails, checks)):
+        return "leaked"
+    if all(check.status == "pass" for check in checks):
+        return "leak-free"
+    unknown = [check.evidence for check in checks if check.status == "unobservable"]
+    live = all(evidence.startswith("still live") for evidence in unknown)
+    return "still live" if live else "not observable"
+
+
+def left_open(story: Story) -> int:
+    """The descriptors that were open at their process's end, and went with it."""
+    return sum(
+        made.kind == "fd" and made.free is not None and made.free.site == "do_exit"
+        for made in story.ledger
+    )
+
+
+def _fails(check: Check) -> bool:
+    return check.status == "fail"
+
+
+def _named(made: Object) -> str:
+    return f"{made.kind} {made.at} of call {made.call}"
+
+
+def _unseen(call: Call) -> list[ev.Kind]:
+    """What a call must have made, though no allocation of it was seen."""
+    kinds: list[ev.Kind] = list(call.made)
+    if call.result is not None and call.result >= 0:
+        kinds = ["socket", "sock", "file", "fd"]
+    return [kind for kind in kinds if kind not in call.objects]
+
+
+def fate(story: Story, made: Object) -> Check:
+    """What became of an object: freed (pass), leaked (fail), or why that cannot be told."""
+    if made.free is not None:
+        return Check("pass", "freed")
+    if made.reused is not None:
+        return Check("unobservable", "its free was not seen, but its address was given out again")
+    if destroyer := _destroyer(story, made):
+        return Check("unobservable", f"its free was not seen, but {destroyer}() ran on it")
+    if why := _deaf(story):
+        return Check("unobservable", f"its free was not seen: {why}")
+    if story.end is None:
+        return Check("unobservable", "still live where the recording stops")
+    call = story.calls.get(made.call)
+    if call is None:
+        return Check("unobservable", "its call is not in the recording")
+    if call.result is not None and call.result < 0:
+        returned = call.first["STEP_17"].event.t
+        if story.end.t - returned < GRACE and call.enter.pid not in story.exits:
+            return Check("unobservable", "still live when the recording ended, soon after")
+        text = f"never freed, though its call failed ({errno_text(call.result)})"
+        return Check("fail", text + _last_seen(made, call))
+    if alive := _holders(story, made, call) - set(story.exits):
+        if call.enter.pid in alive:
+            return Check("unobservable", "still live, and no leak: its process had not ended")
+        children = ", ".join(str(pid) for pid in sorted(alive))
+        return Check("unobservable", f"child {children}, forked since, may still hold it")
+    if made.kind == "sock" and (why := _outlives(call)):
+        return Check("unobservable", why)
+    return Check("fail", "never freed, though its process ended" + _last_seen(made, call))
+
+
+def _last_seen(made: Object, call: Call) -> str:
+    """Who held a leaked object last, as far as that was read."""
+    for moment in reversed(call.moments):
+        layer = getattr(moment.snap, made.kind)
+        event = moment.event
+        if made.kind == "fd" or layer is None or layer.at != made.at:
+            continue
+        text = f"; last seen at {moment.id}, in {event.comm} tid {event.tid}"
+        count = getattr(layer, "f_count", None) or getattr(layer, "skc_refcnt", None)
+        return text + (f", references: {count}" if count is not None else "")
+    return f"; last seen when {made.alloc.site} made it"
+
+
+# The functions that end in the free of their object, whatever happens on the way.
+_DESTROYERS: dict[ev.Kind, tuple[str, str]] = {
+    "socket": ("CLEANUP_SOCK_FREE_INODE", "sock_free_inode"),
+    "sock": ("CLEANUP_SK_DESTRUCT", "__sk_destruct"),
+    "file": ("CLEANUP_FPUT", "__fput"),
+}
+
+
+def _destroyer(story: Story, made: Object) -> str | None:
+    """The function that was seen to take the object apart for good, or None."""
+    call = story.calls.get(made.call)
+    id, symbol = _DESTROYERS.get(made.kind, ("", ""))
+    moment = call.first.get(id) if call else None
+    return symbol if moment is not None and moment.symbol == symbol else None
+
+
+# What tells of frees in every backend, whether or not it shows a step too.
+_FREES = ("kmem_cache_free", "kfree", "sys_enter_close", "sys_exit_close")
+
+
+def _deaf(story: Story) -> str | None:
+    """Why a free may have gone unseen, or None."""
+    if story.lost:
+        return f"{story.lost} events were lost"
+    for state in story.probes.values():
+        target = state.probe.name.rpartition(":")[2]
+        if target in _FREES or any(id in CLEANUP_STEPS for id in state.probe.steps):
+            if state.status == "missing":
+                return f"the probe {state.probe.name} is missing"
+            if state.missed:
+                return f"the kernel skipped {state.probe.name} {state.missed} times"
+    return None
+
+
+def _holders(story: Story, made: Object, call: Call) -> set[int]:
+    """The processes that may hold an object: the caller, and children forked from then on."""
+    pids = {call.enter.pid}
+    for fork in story.forks:
+        if fork.t >= made.alloc.t and fork.pid in pids:
+            pids.add(fork.child)
+    return pids
+
+
+def _outlives(call: Call) -> str | None:
+    """Why the protocol may rightly keep the sock after its socket is gone; None: it may not."""
+    if call.family == _AF_UNIX:
+        return "still live: a peer may hold it (AF_UNIX)"
+    if call.last.get("sock.sk_protocol") != _TCP:
+        return None
+    states = [
+        moment.snap.sock.skc_state
+        for moment in call.moments
+        if moment.id in CLEANUP_STEPS and moment.snap.sock and moment.snap.sock.skc_state
+    ]
+    if not states:
+        return "still live: its TCP state at the release was not read, so TCP may hold it"
+    if states[-1] == _TCP_CLOSE:
+        return None
+    return f"still live: {TCP_STATES.get(states[-1], 'its TCP state')}, which TCP itself ends"
