@@ -1,0 +1,1 @@
+"""The agent: the only part with privileges, and the only one that imports bcc."""

@@ -1,0 +1,50 @@
+"""`python -m probes agent|doctor`: what `sockstep agent` and `sockstep doctor` run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="sockstep")
+    commands = parser.add_subparsers(dest="command", required=True)
+    agent = commands.add_parser("agent", help="events on stdout, commands on stdin")
+    agent.add_argument("--backend")
+    agent.add_argument("--follow-forks", action="store_true")
+    agent.add_argument(
+        "--hold", nargs="?", type=float, const=180.0, metavar="SECONDS",
+        help="hold each call asleep in the kernel, so long at most (180)",
+    )  # fmt: skip
+    agent.add_argument(
+        "--freeze", action="store_true",
+        help="in a VM that holds it at every step: see probes/vm/frozen.py",
+    )  # fmt: skip
+    agent.add_argument("program", nargs=argparse.REMAINDER, help="[--] PROGRAM ARGS…")
+    doctor = commands.add_parser("doctor", help="what this kernel and user may do")
+    doctor.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+
+    if args.command == "doctor":
+        from probes import doctor as check
+
+        return check.main(args.json)
+
+    from probes import agent as run
+    from probes.attach import AttachError
+    from probes.btf import BtfError
+    from probes.compile import CompileError
+    from probes.tracee import TraceeError
+
+    program = args.program[1:] if args.program[:1] == ["--"] else args.program
+    if not program:
+        parser.error("which program? sockstep agent -- PROGRAM ARGS…")
+    try:
+        return run.main(program, args.backend, args.follow_forks, args.hold, args.freeze)
+    except (AttachError, BtfError, CompileError, TraceeError) as error:
+        print(f"sockstep: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,595 @@
+"""The agent: starts the tracee, attaches, says what happens on stdout, obeys commands on stdin."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import ctypes as ct
+import os
+import platform
+import select
+import selectors
+import signal
+import time
+
+import msgspec
+
+from probes.attach import Attached, AttachError, has_kprobes, may_load, preempts
+from probes.backends import BACKENDS, Backend
+from probes.btf import BtfError
+from probes.capture import Decoder, Raw
+from probes.compile import CompileError
+from probes.hold import MOST, Holds, Region
+from probes.hold import why_not as why_no_hold
+from probes.kallsyms import Kallsyms
+from probes.landmarks import landmarks
+from probes.tracee import Tracee, TraceeError
+from probes.vm import AGENT_CPU
+from recordings import __version__
+from recordings import commands as cmd
+from recordings import events as ev
+from recordings.commands import HOLDS
+from recordings.steps import STEPS
+from recordings.stream import encode
+
+GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it had
+GRACE_LOST = 2.0  # the same where events were lost: what frees it may be among them
+_MEMBARRIER_CMD_GLOBAL, _SYS_MEMBARRIER = 1, 324
+
+
+class Agent:
+    """One session: a tracee after another (restart), the same probes throughout."""
+
+    def __init__(
+        self,
+        argv: list[str],
+        backend: Backend,
+        follow_forks: bool,
+        hold: float | None = None,
+        freeze: bool = False,
+    ) -> None:
+        """`hold`: hold at every point, for so many seconds, MOST at most; None: nowhere.
+
+        `freeze`: the machine is held at every step, from outside: stop nowhere, and tell where
+        things are.
+        """
+        self._argv = argv
+        self._backend = backend
+        self._follow_forks = follow_forks
+        self._commands = msgspec.json.Decoder(cmd.AnyCommand)
+        self._input = b""
+        self._text = codecs.getincrementaldecoder("utf-8")("replace")
+        self._out: list[bytes] = []
+        self._lost: dict[str, int] = {}
+        self._lossy = False  # this program's stream has lost events
+        self._hits_before: dict[str, tuple[int, int]] = {}  # of programs that ran before
+        self._stops: set[str] = set()
+        if not freeze:
+            self._stops = {id for id in STEPS if id.startswith(("STEP_", "CLEANUP_"))}
+        self._freeze = freeze
+        self._children: dict[int, int] = {}  # pid → pidfd, taken at the fork
+        self._armed_hooks: set[str] = set()
+        self._limit_before: tuple[int, int] | None = None  # the soft limit; calls returned then
+        self._done = False
+        self._gone = False
+        self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        for signo in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            signal.signal(signo, self._on_signal)
+        self._hold = None if hold is None else min(hold, MOST)
+        self._cpus = os.sched_getaffinity(0)
+        self._tracee = self._started(argv)
+        self._symbols = Kallsyms()
+        self._attached: Attached | None = None
+        self._running = False
+
+    def _started(self, argv: list[str]) -> Tracee:
+        """A tracee, on the CPUs that are for everybody. Raises TraceeError."""
+        try:
+            os.sched_setaffinity(0, self._cpus)
+            return Tracee(argv, self._hold is not None)
+        finally:
+            if self._freeze:
+                os.sched_setaffinity(0, {AGENT_CPU})
+
+    def run(self) -> int:
+        """The whole session; the exit status. Raises AttachError before any event was sent."""
+        attached = self._attached = Attached(
+            self._backend, self._symbols, self._raw, self._follow_forks
+        )
+        self._decoder = self._new_decoder()
+        if self._freeze:
+            marks = landmarks(self._backend, self._symbols, attached.btf, attached.arms_fd)
+            self._out.append(msgspec.json.encode(marks))
+        attached.follow(self._tracee.pid)
+        for id in self._stops:
+            self._set_stop(id, True)
+        self._holds = Holds(
+            attached, self._hold or 0, self._emit, lambda frames: self._decoder.named_stack(frames)
+        )
+        self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
+        why_no_hold = self._arm_holds()
+        self._begin()
+        for event in why_no_hold:
+            self._emit(event)
+        with selectors.DefaultSelector() as selector:
+            for fd in (attached.ring_fd, self._wake, 0):
+                selector.register(fd, selectors.EVENT_READ)
+            selector.register(self._tracee.master, selectors.EVENT_READ)
+            more = False
+            watched: Region | None = None
+            while not self._done:
+                master = self._tracee.master
+                if self._holds.faulting is not watched:
+                    if watched is not None:
+                        selector.unregister(watched.fd)
+                    if (watched := self._holds.faulting) is not None:
+                        selector.register(watched.fd, selectors.EVENT_READ)
+                timeout = 0 if more else self._holds.due(1.0)
+                ready = {key.fd for key, _ in selector.select(timeout)}
+                more = attached.poll()
+                self._holds.look()
+                self._holds.tick()
+                if master in ready and not self._drain_output():
+                    selector.unregister(master)
+                if self._wake in ready:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self._wake, 4096)
+                    self._look_after()
+                if 0 in ready:
+                    self._read_commands()
+                if self._done:
+                    break
+                self._after_calls()
+                self._count_lost()
+                self._flush()
+                if self._tracee.master != master:  # a restart
+                    with contextlib.suppress(KeyError):
+                        selector.unregister(master)
+                    selector.register(self._tracee.master, selectors.EVENT_READ)
+        return 0
+
+    # -- what goes out -------------------------------------------------------------------
+
+    def _emit(self, event: ev.Event) -> None:
+        self._out.append(encode(event))
+
+    def _flush(self) -> None:
+        if self._out:
+            data = b"\n".join([*self._out, b""])
+            self._out.clear()
+            while data:
+                try:
+                    data = data[os.write(1, data) :]
+                except BlockingIOError:
+                    select.select([], [1], [])
+                except OSError:  # the app is gone
+                    self._done = True
+                    self._let_go()
+                    return
+
+    def _begin(self) -> None:
+        """The header, what was attached, and where the tracee stands."""
+        assert self._attached is not None
+        now = time.monotonic_ns()
+        self._emit(
+            ev.Header(
+                t=now, format=ev.FORMAT, version=ev.VERSION, readable_since=ev.READABLE_SINCE,
+                tool=f"sockstep {__version__}", kernel=platform.release(), arch=platform.machine(),
+                backend=self._backend.name, argv=self._argv, pid=self._tracee.pid,
+                addresses="raw", wall=time.time(), host=platform.node(),
+            )
+        )  # fmt: skip
+        for probe in self._attached.probes:
+            self._emit(probe)
+        for step, why in self._backend.blind.items():
+            self._emit(ev.Blind(t=now, step=step, why=why))
+        for hook, why in self._attached.cannot_refuse().items():
+            self._emit(ev.Blind(t=now, step=hook, why=why))
+        self._emit(ev.Ready(t=now, took=self._attached.took))
+        self._emit(
+            ev.State(
+                t=now, pid=self._tracee.pid, state="stopped", signal=signal.SIGSTOP,
+                why="before its first instruction",
+            )
+        )  # fmt: skip
+        self._flush()
+
+    def _new_decoder(self) -> Decoder:
+        assert self._attached is not None
+        return Decoder(self._backend, self._symbols, self._attached.f_ref, self._emit)
+
+    def _raw(self, raw: Raw) -> None:
+        decoder = self._decoder
+        decoder.feed(raw)
+        while decoder.fired:
+            step, left = decoder.fired.pop()
+            self._arm_signal(step, raw.signo, left)  # the step's other points count along
+        while decoder.forks:
+            parent, child = decoder.forks.pop()
+            self._emit(ev.Fork(t=raw.t, pid=parent, child=child, followed=self._follow_forks))
+            if self._follow_forks:
+                with contextlib.suppress(OSError):  # it may be gone already
+                    self._children[child] = os.pidfd_open(child)
+                    self._tracee.guard_child(child)
+        while decoder.holds:
+            self._holds.heard(decoder.holds.pop(0))
+        while decoder.execs:
+            self._holds.execed(decoder.execs.pop())
+        while decoder.exits:
+            pid = decoder.exits.pop()
+            if self._attached is not None:
+                self._attached.follow(pid, False)
+            if (pidfd := self._children.pop(pid, None)) is not None:
+                os.close(pidfd)
+                self._emit(ev.State(t=raw.t, pid=pid, state="exited"))
+
+    def _drain_output(self) -> bool:
+        data = self._tracee.output()
+        if text := self._text.decode(data, final=not data):
+            self._emit(ev.Output(t=time.monotonic_ns(), text=text))
+        return bool(data)
+
+    def _count_lost(self) -> None:
+        assert self._attached is not None
+        for what, total in self._attached.lost().items():
+            if new := total - self._lost.get(what, 0):
+                self._emit(ev.Lost(t=time.monotonic_ns(), count=new, what=what))
+                self._lost[what] = total
+                self._lossy = True
+        # Without a loss they are what was left of a program that ran before.
+        if self._lossy and (new := self._decoder.orphans):
+            what = "the loss of their calls' beginnings"
+            self._emit(ev.Lost(t=time.monotonic_ns(), count=new, what=what))
+            self._decoder.orphans = 0
+
+    # -- the tracee ----------------------------------------------------------------------
+
+    def _look_after(self) -> None:
+        while (state := self._tracee.wait()) is not None:
+            assert self._attached is not None
+            self._attached.drain()  # what led to this state comes before it
+            if state.state == "stopped":
+                self._attached.stop_everywhere(False)
+                state.why = self._why_stopped(state)
+                # Not when it runs on: that is told late, and it may have come to steps since.
+                self._decoder.stopped_by = ""
+                self._drain_output()
+            if state.state == "exited":
+                while self._drain_output():
+                    pass
+            if state.state != "running" or not self._running:  # we said so when we resumed it
+                self._emit(state)
+            self._running = state.state == "running"
+            if state.state == "exited":
+                self._holds.gone()
+                self._settle()
+
+    def _why_stopped(self, state: ev.State) -> str:
+        point = self._decoder.stopped_by
+        if state.signal != signal.SIGSTOP or not point:
+            return "by a signal"
+        steps = next((known.steps for known in self._backend.points if known.name == point), ())
+        if not steps or any(step.startswith("CLEANUP") for step in steps):
+            return "on the way back to user mode, in cleanup"
+        return "at the return of socket()"
+
+    def _settle(self) -> None:
+        """After the end: wait for RCU to free what the tracee had, then count and close."""
+        assert self._attached is not None
+        self._flush()
+        libc = ct.CDLL(None)
+        self._count_lost()
+        deadline = time.monotonic() + (GRACE_LOST if self._lossy else GRACE)
+        while self._decoder.live and not self._children and time.monotonic() < deadline:
+            libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)  # synchronize_rcu()
+            self._attached.drain()
+            time.sleep(0.005)
+        self._count_lost()
+        for name, (hits, missed) in self._attached.hits().items():
+            past, past_missed = self._hits_before.get(name, (0, 0))
+            self._emit(
+                ev.Fired(
+                    t=time.monotonic_ns(), name=name, hits=hits - past, missed=missed - past_missed
+                )
+            )  # fmt: skip
+        self._emit(ev.End(t=time.monotonic_ns(), why="the tracee exited"))
+        self._flush()
+
+    def _resume(self, everywhere: bool) -> None:
+        assert self._attached is not None
+        self._attached.stop_everywhere(everywhere)
+        self._emit(ev.State(t=time.monotonic_ns(), pid=self._tracee.pid, state="running"))
+        self._flush()
+        self._running = True
+        self._tracee.send(signal.SIGCONT)
+        self._signal_children(signal.SIGCONT)
+
+    def _signal_children(self, signo: int) -> None:
+        for pidfd in self._children.values():
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(pidfd, signo)
+
+    # -- what comes in -------------------------------------------------------------------
+
+    def _on_signal(self, signo: int, _frame: object) -> None:
+        if signo != signal.SIGCHLD:
+            self._done = True
+            self._let_go()
+
+    def _read_commands(self) -> None:
+        data = os.read(0, 65536)
+        if not data:  # the app is gone
+            self._done = True
+            self._let_go()
+            return
+        *lines, self._input = (self._input + data).split(b"\n")
+        for line in lines:
+            if line.strip() and not self._done:
+                try:
+                    self._obey(self._commands.decode(line))
+                except msgspec.DecodeError as error:
+                    self._note(f"a command was not understood: {error}")
+
+    def _note(self, text: str) -> None:
+        self._emit(ev.Note(t=time.monotonic_ns(), text=text))
+
+    def _obey(self, command: cmd.AnyCommand) -> None:
+        assert self._attached is not None
+        match command:
+            case cmd.Next() | cmd.Continue() if self._holds.any:
+                self._attached.stop_everywhere(isinstance(command, cmd.Next))
+                self._holds.release()
+            case cmd.Release():
+                if not self._holds.release(command.tid):
+                    self._note("no such thread is held")
+            case cmd.HoldAt():
+                if why := self._holds.arm(command.point, command.on):
+                    self._note(why)
+            case cmd.Pause() if self._holds.any:
+                self._note("it is held, asleep in the kernel: a stop would come at its return")
+            case cmd.Next() | cmd.Continue() if not self._tracee.exited:
+                self._resume(everywhere=isinstance(command, cmd.Next))
+            case cmd.Pause():
+                self._tracee.send(signal.SIGSTOP)
+            case cmd.Arm():
+                if command.step not in STEPS:
+                    self._note(f"there is no step {command.step}")
+                else:
+                    self._set_stop(command.step, command.stop)
+            case cmd.Inject():
+                self._inject(command)
+            case cmd.Refuse():
+                self._refuse(command)
+            case cmd.Limit():
+                self._limit(command)
+            case cmd.Restart():
+                self._restart(command.argv or self._argv)
+            case cmd.Detach():
+                self._done = True
+                self._let_go()
+            case cmd.Quit():
+                self._kill()
+                self._done = True
+            case _:
+                self._note("the tracee has exited: restart it first")
+
+    def _points(self, step: str) -> list[str]:
+        """Where a signal armed at a step is sent: a call passes one of these."""
+        points = self._backend.points
+        return [point.name for point in points if step in point.steps and point.injects]
+
+    def _arm_signal(self, step: str, signo: int, times: int) -> None:
+        assert self._attached is not None
+        for point in self._points(step):
+            stop, _, _ = self._attached.armed(point)
+            self._attached.arm(point, stop=stop, signo=signo, times=times)
+
+    def _set_stop(self, step: str, stop: bool) -> None:
+        assert self._attached is not None
+        (self._stops.add if stop else self._stops.discard)(step)
+        for point in self._backend.points:
+            if step in point.steps:
+                _, signo, times = self._attached.armed(point.name)
+                wanted = bool(self._stops.intersection(point.steps))
+                self._attached.arm(point.name, stop=wanted, signo=signo, times=times)
+
+    def _inject(self, command: cmd.Inject) -> None:
+        assert self._attached is not None
+        now = time.monotonic_ns()
+        result: int | None = None
+        why = ""
+        if command.step is None:
+            self._tell_where()
+            result = self._tracee.send(command.signo)
+        elif self._points(command.step):
+            self._arm_signal(command.step, command.signo, command.times if command.signo else 0)
+        else:
+            why = f"backend {self._backend.name} has no probe at {command.step}"
+        self._emit(
+            ev.Inject(
+                t=now, what="signal", pid=self._tracee.pid, signo=command.signo,
+                step=command.step, armed=command.step is not None and not why, result=result,
+                why=why,
+            )
+        )  # fmt: skip
+
+    def _tell_where(self) -> None:
+        """If the tracee sleeps inside the kernel: where, with its stack (/proc/PID/stack)."""
+        state, wchan, frames = self._tracee.asleep()
+        if frames:
+            id = self._decoder.keep_stack(time.monotonic_ns(), frames)
+            self._note(f"pid {self._tracee.pid} is in the kernel, {state} in {wchan}, stack {id}")
+
+    def _refuse(self, command: cmd.Refuse) -> None:
+        assert self._attached is not None
+        result, why = 0, ""
+        try:
+            if command.hook not in (*cmd.REFUSALS, "cgroup"):
+                raise AttachError(f"nothing can be refused at {command.hook}")
+            cgroup = None
+            if command.hook == "cgroup" and "cgroup" not in self._armed_hooks:
+                cgroup = self._tracee.own_cgroup()
+            self._attached.refuse(command.hook, command.errno, command.times, cgroup)
+            self._armed_hooks.add(command.hook)
+        except AttachError as error:
+            why = str(error)
+        except OSError as error:
+            result, why = -(error.errno or 0), error.strerror or str(error)
+        self._emit(
+            ev.Inject(
+                t=time.monotonic_ns(), what="cgroup" if command.hook == "cgroup" else "refusal",
+                pid=self._tracee.pid, hook=command.hook, errno=command.errno or None,
+                armed=not why, result=result or None, why=why,
+            )
+        )  # fmt: skip
+
+    def _limit(self, command: cmd.Limit) -> None:
+        result = 0
+        try:
+            before = self._tracee.limit(command.nofile)
+            if self._limit_before is None:
+                self._limit_before = before, self._decoder.returned
+        except OSError as error:
+            result = -(error.errno or 0)
+        self._emit(
+            ev.Inject(
+                t=time.monotonic_ns(), what="limit", pid=self._tracee.pid, limit=command.nofile,
+                result=result,
+            )
+        )  # fmt: skip
+
+    def _after_calls(self) -> None:
+        """What an injection does for one call only is undone when that call has returned."""
+        assert self._attached is not None
+        if self._limit_before is not None and self._decoder.returned > self._limit_before[1]:
+            with contextlib.suppress(OSError):
+                self._tracee.limit(self._limit_before[0])
+            self._limit_before = None
+        if "cgroup" in self._armed_hooks and not self._attached.refusals_left("cgroup"):
+            self._armed_hooks.discard("cgroup")
+            self._emit(
+                ev.Inject(
+                    t=time.monotonic_ns(), what="cgroup", pid=self._tracee.pid, hook="cgroup",
+                    call=self._decoder.last_call, result=0,
+                )
+            )  # fmt: skip
+
+    def _disarm(self) -> None:
+        """Nothing that was armed outlives its tracee."""
+        assert self._attached is not None
+        for hook in self._armed_hooks:
+            self._attached.refuse(hook, 0, 0)
+        self._armed_hooks.clear()
+        self._limit_before = None
+        for point in self._backend.points:
+            stop, _, _ = self._attached.armed(point.name)
+            self._attached.arm(point.name, stop=stop)
+
+    def _arm_holds(self) -> list[ev.Event]:
+        """Hold wherever that can be, if holds were asked for; what there is to say of the rest."""
+        if self._hold is None:
+            return []
+        why = self._tracee.why_no_region or why_no_hold()
+        whys = {point: why or self._holds.arm(point, True) for point in HOLDS}
+        events: list[ev.Event] = [
+            ev.Blind(t=time.monotonic_ns(), step=point, why=text)
+            for point, text in whys.items()
+            if text
+        ]
+        for text in dict.fromkeys(text for text in whys.values() if text):
+            events.append(ev.Note(t=time.monotonic_ns(), text=f"no hold in the kernel: {text}"))
+        return events
+
+    def _kill(self) -> None:
+        """Kill the tracee and see it through to its end."""
+        if self._tracee.exited:
+            return
+        self._tracee.send(signal.SIGKILL)
+        self._signal_children(signal.SIGKILL)
+        select.select([self._tracee.pidfd], [], [], 5)
+        self._look_after()
+
+    def abandon(self) -> None:
+        """Nothing could be attached: end the tracee, which has not run an instruction."""
+        self._tracee.send(signal.SIGKILL)
+        self._tracee.close()
+
+    def _restart(self, argv: list[str]) -> None:
+        assert self._attached is not None
+        self._kill()
+        self._tracee.close()
+        self._attached.drain()
+        self._hits_before = self._attached.hits()
+        self._lossy = False
+        self._decoder = self._new_decoder()
+        self._holds.gone()
+        for pidfd in self._children.values():
+            os.close(pidfd)
+        self._children.clear()
+        self._disarm()
+        try:
+            self._tracee = self._started(argv)
+        except TraceeError as error:
+            self._note(str(error))
+            self._emit(ev.End(t=time.monotonic_ns(), why=str(error)))
+            self._done = True
+            return
+        self._argv = argv
+        self._attached.follow(self._tracee.pid)
+        self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
+        self._begin()
+
+    def _let_go(self) -> None:
+        """Take the probes away, resume the tracee, leave it to its guardian."""
+        if self._gone:  # a signal came while we did so
+            return
+        self._gone = True
+        if self._attached is not None:
+            self._holds.let_go()
+            self._attached.drain()
+            self._attached.close()
+        if not self._tracee.exited:
+            now = time.monotonic_ns()
+            self._emit(ev.State(t=now, pid=self._tracee.pid, state="running", why="detached"))
+            self._emit(ev.End(t=now, why="detached"))
+        self._tracee.close(detach=not self._tracee.exited or bool(self._children))
+        with contextlib.suppress(OSError):
+            os.write(1, b"\n".join([*self._out, b""]))
+        self._out.clear()
+
+
+def choose(forced: str | None) -> tuple[Backend, str]:
+    """The backend to use, and why: the forced one, else the best that this kernel allows.
+
+    Raises AttachError for a name that is not a backend.
+    """
+    if forced is not None and forced not in BACKENDS:
+        raise AttachError(f"there is no backend {forced}: choose from {', '.join(BACKENDS)}")
+    if forced is not None:
+        return BACKENDS[forced], "asked for"
+    if may_load("tracing"):
+        if not (has_kprobes() and preempts()):
+            return BACKENDS["fentry"], "BPF programs of type tracing load here, the cheapest way"
+        why = "this kernel preempts its tasks, which makes programs of type tracing miss calls"
+        return BACKENDS["kprobe"], why
+    if has_kprobes():
+        return BACKENDS["kprobe"], "this kernel has kprobes, and refuses programs of type tracing"
+    return BACKENDS["tracepoint"], "this kernel has no kprobes and refuses programs of type tracing"
+
+
+def main(
+    argv: list[str],
+    backend: str | None,
+    follow_forks: bool,
+    hold: float | None = None,
+    freeze: bool = False,
+) -> int:
+    if os.geteuid() != 0:
+        raise AttachError("attaching probes needs root: use --via sudo, or --vm")
+    agent = Agent(argv, choose(backend)[0], follow_forks, hold, freeze)
+    try:
+        return agent.run()
+    except (AttachError, BtfError, CompileError):
+        agent.abandon()
+        raise

@@ -1,0 +1,432 @@
+"""Attaching the probes of a backend to the running kernel, and reading its maps."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as ct
+import os
+import platform
+import struct
+import time
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from probes.backends import KINDS, Backend, Planned, steps_of
+from probes.bpf_syscall import (
+    CGROUP_INET_SOCK_CREATE,
+    F_SLEEPABLE,
+    LSM_MAC,
+    MODIFY_RETURN,
+    PROG_CGROUP_SOCK,
+    PROG_KPROBE,
+    PROG_LSM,
+    PROG_RAW_TRACEPOINT,
+    PROG_TRACEPOINT,
+    PROG_TRACING,
+    TRACE_FENTRY,
+    TRACE_FEXIT,
+    Map,
+    Ring,
+    attach_cgroup,
+    attach_kprobe,
+    attach_raw,
+    attach_tracepoint,
+    load,
+    recursion_misses,
+)
+from probes.btf import Btf
+from probes.capture import FIELDS, LAYERS, Raw
+from probes.compile import compiled, relocated
+from probes.kallsyms import Kallsyms
+from recordings import events as ev
+from recordings.commands import HOLDS, REFUSALS
+
+BATCH = 1024
+RING_PAGES = 2048  # 8 MiB: about 10 000 events
+
+# struct, field path → OFF_<struct>_<last part>. A name that differs between kernels lists all.
+_OFFSETS = (
+    ("file", "private_data"), ("socket", "file"), ("socket", "sk"), ("sock", "sk_rcu"),
+    ("socket_alloc", "socket"), ("socket_alloc", "vfs_inode"), ("task_struct", "files"),
+    ("task_struct", "tgid"), ("task_struct", "pid"), ("files_struct", "fdt"),
+    ("files_struct", "next_fd"), ("files_struct", "count"), ("fdtable", "fd"),
+    ("fdtable", "open_fds"), ("fdtable", "max_fds"), ("proto_ops", "release"),
+    ("file_operations", "release"), ("kmem_cache", "name"), ("k_sigaction", "sa"),
+    ("inode", "i_count"), ("task_struct", "signal"), ("signal_struct", "live"),
+)  # fmt: skip
+# The immediates in kprobe.c's code that stand for a Planned's own constants.
+_POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
+ARM = struct.Struct("IIII")  # struct arm: stop, signo, times, pad
+
+
+class AttachError(Exception):
+    """Live capture is not possible here; one line that says why and what to do."""
+
+
+@contextlib.contextmanager
+def tracefs() -> Iterator[Path]:
+    """The folder of tracefs; where nobody mounted it, it is mounted for us alone and meanwhile."""
+    for folder in (Path("/sys/kernel/tracing"), Path("/sys/kernel/debug/tracing")):
+        if (folder / "events").exists():
+            yield folder
+            return
+    libc = ct.CDLL(None, use_errno=True)
+    clone_newns, ms_rec, ms_private = 0x20000, 16384, 1 << 18
+    home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    cwd = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.unshare(clone_newns) or libc.mount(None, b"/", None, ms_rec | ms_private, None):
+            raise AttachError(f"cannot see tracefs: {os.strerror(ct.get_errno())}")
+        libc.mount(b"tracefs", b"/sys/kernel/tracing", b"tracefs", 0, None)
+        yield Path("/sys/kernel/tracing")
+    finally:
+        libc.setns(home, clone_newns)
+        os.fchdir(cwd)
+        os.close(home)
+        os.close(cwd)
+
+
+def offset(btf: Btf, owner: str, path: str) -> int | None:
+    """Byte offset of a field; of struct socket_alloc's, in the slab object that holds it.
+
+    Since Linux 7 that is a struct sockfs_inode (net/socket.c), with the extended attributes first.
+    """
+    if owner == "socket_alloc" and (found := btf.offset("sockfs_inode", path)) is not None:
+        return found
+    return btf.offset(owner, path)
+
+
+def fields(btf: Btf) -> Iterator[tuple[int, str, str, int, int]]:
+    """Those of FIELDS that this kernel has: number, layer, path, offset, bytes."""
+    for number, (layer, path, size) in enumerate(FIELDS):
+        found = btf.offset(layer, path)
+        if found is None and path == "f_count":
+            found = btf.offset(layer, "f_ref")  # its name since 6.13
+        if found is not None:
+            yield number, layer, path, found, size
+
+
+def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) -> list[str]:
+    values: dict[str, int] = {
+        "EVENT_SIZE": ct.sizeof(Raw),
+        "RING_PAGES": RING_PAGES,
+        "FOLLOW_FORKS": int(follow_forks),
+    }
+    for owner, path in _OFFSETS:
+        where = offset(btf, owner, path)
+        values[f"OFF_{owner}_{path}"] = -1 if where is None else where
+    values["FIELDS"] = len(FIELDS)
+    for number, (layer, path, _) in enumerate(FIELDS):
+        values[f"FIELD_{layer}_{path.rpartition('.')[2]}"] = number
+    lists: dict[str, list[str]] = {layer: [] for layer in LAYERS}
+    for number, layer, _, at, size in fields(btf):
+        lists[layer].append(f"F({number},{at},{size})")
+    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+    values["CACHE_ARG"] = int(release >= (6, 1))  # kmem_cache_alloc's third argument since 6.1
+    for number, point in enumerate(backend.points):
+        values[f"P_{point.name}"] = number
+    for number, kind in enumerate(KINDS):
+        values[f"KIND_{kind.upper()}"] = number
+    values["FENTRY"] = int(backend.name == "fentry")
+    for planned in backend.probes:
+        if planned.kind == "fexit":
+            nargs = btf.parameters(planned.target.partition("|")[0]) or 0
+            values[f"NARGS_{planned.program.removeprefix('exit_')}"] = nargs
+    for site, names in backend.sites.items():
+        extents = [found for name in names if (found := symbols.extent(name))]
+        low, high = extents[0] if extents else (0, 0)
+        values[f"SITE_{site}_LO"], values[f"SITE_{site}_HI"] = low, high
+    numbers = [f"-D{k}={v if v < 1 << 31 else f'{v}ULL'}" for k, v in values.items()]
+    return numbers + [f"-D{layer.upper()}_FIELDS(F)={' '.join(lists[layer])}" for layer in LAYERS]
+
+
+def has_kprobes() -> bool:
+    return Path("/sys/bus/event_source/devices/kprobe").exists()
+
+
+def preempts() -> bool:
+    """Whether this kernel takes the CPU from a task amid its own code.
+
+    Then a program of type tracing that one task is in is skipped for the next task on that CPU
+    (prog->active, kernel/bpf/trampoline.c). A kprobe's program is never interrupted so.
+    """
+    with contextlib.suppress(OSError):
+        model = Path("/sys/kernel/debug/sched/preempt").read_text()
+        return "(full)" in model or "(lazy)" in model
+    if "PREEMPT_DYNAMIC" in platform.version():  # which it is was chosen at boot: the default
+        return int(platform.release().partition(".")[0]) >= 7
+    return "PREEMPT" in platform.version()
+
+
+# Program type → the smallest thing to hang one on.
+_PROGRAM_TYPES = {
+    "tracing": (PROG_TRACING, TRACE_FENTRY, "fd_install"),
+    "lsm": (PROG_LSM, LSM_MAC, "bpf_lsm_socket_create"),
+    "sleepable lsm": (PROG_LSM, LSM_MAC, "bpf_lsm_socket_create"),
+}
+
+
+def why_not(program_type: str) -> str:
+    """Why this kernel loads no program of a type (of _PROGRAM_TYPES); "" where it does.
+
+    Loads the smallest one, and attaches nothing. Raises BtfError.
+    """
+    type, attach_type, target = _PROGRAM_TYPES[program_type]
+    id = Btf().function_id(target)
+    if id is None:
+        return f"this kernel's BTF has no {target}()"
+    return_0 = bytes.fromhex("b7000000000000009500000000000000")
+    sleepable = program_type.startswith("sleepable")
+    try:
+        os.close(load(return_0, type, attach_type, id, F_SLEEPABLE if sleepable else 0))
+    except OSError as error:
+        return f"{error.strerror}: refused by this kernel or its policy"
+    return ""
+
+
+def may_load(program_type: str) -> bool:
+    return not why_not(program_type)
+
+
+class Attached:
+    """A backend at work. `probes`: what became of each planned probe; `took`: ns to attach all.
+
+    Raises AttachError where nothing can be captured. Closing takes every probe away; so does
+    the end of this process, however it comes.
+    """
+
+    def __init__(
+        self, backend: Backend, symbols: Kallsyms, sink: Callable[[Raw], None], follow_forks: bool
+    ) -> None:
+        start = time.monotonic_ns()
+        self.backend = backend
+        self._symbols = symbols
+        self._sink = sink
+        self.btf = Btf()
+        self.f_ref = self.btf.offset("file", "f_ref") is not None
+        defines = _defines(backend, self.btf, symbols, follow_forks)
+        self._code = compiled(
+            ("common.c", backend.source, "ledger.c", "task.c", "refuse.c", "hold.c"), defines
+        )
+        self._maps = {name: Map(shape) for name, shape in self._code.maps.items()}
+        self._map_fds = [table.fd for table in self._maps.values()]
+        self._programs: dict[str, list[int]] = {}  # probe → its copies
+        self._links: list[int] = []
+        self._refusing: set[str] = set()
+        self._holding: dict[str, bool] = {}  # hold points whose program is loaded → armed
+        self._failure: Exception | None = None
+        self._taken = 0
+        with tracefs() as folder:
+            self.probes = [self._attach(planned, folder) for planned in backend.probes]
+        if not any(probe.status == "attached" for probe in self.probes):
+            why = self.probes[0].why
+            raise AttachError(f"no probe of backend {backend.name} could be attached: {why}")
+        self.ring_fd = self._maps["events"].fd
+        self._ring = Ring(self.ring_fd, self._event)
+        self._index = {point.name: number for number, point in enumerate(backend.points)}
+        self.took = time.monotonic_ns() - start
+
+    def _attach(self, planned: Planned, tracefs: Path) -> ev.Probe:
+        choices = planned.target.split("|")
+        tracing = planned.kind in ("fentry", "fexit")
+        exists = self.btf.function_id if tracing else self._symbols.has
+        target = next((name for name in choices if exists(name)), choices[0])
+        why = ""
+        try:
+            self._hook(planned, target, tracefs)
+        except AttachError as error:
+            why = str(error)
+        except OSError as error:
+            why = error.strerror or str(error)
+        return ev.Probe(
+            t=time.monotonic_ns(),
+            name=f"{planned.kind}:{target}",
+            kind=planned.kind,
+            steps=steps_of(self.backend, planned),
+            status="missing" if why else "attached",
+            why=why,
+        )
+
+    def _hook(self, planned: Planned, target: str, tracefs: Path) -> None:
+        """Load and attach one probe."""
+        match planned.kind:
+            case "tracepoint":
+                try:
+                    id = int((tracefs / "events" / target.replace(":", "/") / "id").read_text())
+                except FileNotFoundError:
+                    raise AttachError(f"this kernel has no tracepoint {target}") from None
+                program = self._load(planned, PROG_TRACEPOINT)
+                self._links.append(attach_tracepoint(program, id))
+            case "raw_tracepoint":
+                for _ in range(planned.copies):
+                    program = self._load(planned, PROG_RAW_TRACEPOINT)
+                    self._links.append(attach_raw(program, target))
+            case "kprobe" | "kretprobe":
+                if not self._symbols.has(target):
+                    raise AttachError(f"this kernel has no function {target}")
+                program = self._load(planned, PROG_KPROBE)
+                self._links.append(attach_kprobe(program, target, planned.kind == "kretprobe"))
+            case "fentry" | "fexit":
+                id = self.btf.function_id(target) or 0
+                if not id:
+                    raise AttachError(f"this kernel's BTF has no function {target}")
+                where = TRACE_FENTRY if planned.kind == "fentry" else TRACE_FEXIT
+                self._links.append(attach_raw(self._load(planned, PROG_TRACING, where, id)))
+
+    def _load(self, planned: Planned, type: int, attach_type: int = 0, btf_id: int = 0) -> int:
+        """Load a probe's program; where it serves several functions, with this one's constants."""
+        owner, path = planned.inside
+        constants = {
+            _POINT: [point.name for point in self.backend.points].index(planned.points[0]),
+            # Where in the context the argument is: struct pt_regs, or an array of arguments.
+            _ARG_AT: (112, 104)[planned.argument] if type == PROG_KPROBE else 8 * planned.argument,
+            _ARG_OFFSET: (offset(self.btf, owner, path) or 0) if owner else 0,
+        }
+        program = load(self._template(planned.program, constants), type, attach_type, btf_id)
+        self._programs.setdefault(f"{planned.kind}:{planned.target}", []).append(program)
+        return program
+
+    def _template(self, program: str, constants: dict[int, int]) -> bytes:
+        return relocated(self._code.programs[program], self._map_fds, constants)
+
+    def _event(self, address: int) -> int:
+        try:
+            self._sink(Raw.from_address(address))
+        except Exception as error:  # ctypes would swallow it: poll() raises it
+            self._failure = error
+            return -1
+        self._taken += 1
+        return 0 if self._taken < BATCH else -1  # −1 ends this round
+
+    def poll(self) -> bool:
+        """Hand what waits in the ring buffer to the sink, BATCH events at most.
+
+        True if more may wait: a tracee faster than us must not keep us here for ever.
+        """
+        self._taken = 0
+        self._ring.consume()
+        if self._failure is not None:
+            raise self._failure
+        return self._taken >= BATCH
+
+    def drain(self) -> None:
+        """Hand everything that waits to the sink; for when the tracee does not run."""
+        while self.poll():
+            pass
+
+    def follow(self, pid: int, yes: bool = True) -> None:
+        key = pid.to_bytes(4, "little")
+        if yes:
+            self._maps["tracees"][key] = (1).to_bytes(4, "little")
+        else:
+            with contextlib.suppress(OSError):
+                del self._maps["tracees"][key]
+
+    def arm(self, point: str, *, stop: bool, signo: int = 0, times: int = 0) -> None:
+        """At this point: SIGSTOP if `stop`, and `signo` the next `times` times."""
+        key = self._index[point].to_bytes(4, "little")
+        self._maps["arms"][key] = ARM.pack(stop, signo, times, 0)
+
+    def armed(self, point: str) -> tuple[bool, int, int]:
+        key = self._index[point].to_bytes(4, "little")
+        stop, signo, times, _ = ARM.unpack(self._maps["arms"][key])
+        return bool(stop), signo, times
+
+    @property
+    def arms_fd(self) -> int:
+        return self._maps["arms"].fd
+
+    def stop_everywhere(self, yes: bool) -> None:
+        self._maps["control"][bytes(4)] = int(yes).to_bytes(4, "little")
+
+    def refuse(self, hook: str, errno: int, times: int, cgroup: Path | None = None) -> None:
+        """Have `hook` refuse with −`errno`, the next `times` times; hook "cgroup": of `cgroup`.
+
+        Raises OSError or AttachError where this kernel does not allow it.
+        """
+        number = [*REFUSALS, "cgroup"].index(hook)
+        if hook not in self._refusing:
+            if cgroup is not None:
+                code = self._template("refuse_sock", {_POINT: number})
+                program = load(code, PROG_CGROUP_SOCK, CGROUP_INET_SOCK_CREATE)
+                self._links += [program, attach_cgroup(program, cgroup)]
+            else:
+                id = self.btf.function_id(hook) or 0
+                if not id:
+                    raise AttachError(f"this kernel's BTF has no function {hook}")
+                code = self._template("refuse", {_POINT: number})
+                program = load(code, PROG_TRACING, MODIFY_RETURN, id)
+                self._links += [program, attach_raw(program)]
+            self._refusing.add(hook)
+        key = number.to_bytes(4, "little")
+        self._maps["refusals"][key] = struct.pack("Ii", times, errno)
+
+    def cannot_refuse(self) -> dict[str, str]:
+        """Hook → why this kernel lets nobody refuse there."""
+        if why := why_not("tracing"):
+            return dict.fromkeys(REFUSALS, f"BPF programs of type tracing: {why}")
+        missing = [hook for hook in REFUSALS if self.btf.function_id(hook) is None]
+        return dict.fromkeys(missing, "this kernel's BTF does not know that function")
+
+    def hold(self, point: str, on: bool) -> None:
+        """Hold every call that comes to this point, or none. Raises OSError or AttachError."""
+        number = list(HOLDS).index(point)
+        if point not in self._holding:
+            function = f"bpf_lsm_{point}"
+            id = self.btf.function_id(function) or 0
+            if not id:
+                raise AttachError(f"this kernel's BTF has no function {function}")
+            if not self._holding:
+                program = load(self._template("process_exec", {}), PROG_RAW_TRACEPOINT)
+                self._links += [program, attach_raw(program, "sched_process_exec")]
+            code = self._template("hold", {_POINT: number})
+            program = load(code, PROG_LSM, LSM_MAC, id, F_SLEEPABLE)
+            self._links += [program, attach_raw(program)]
+        self._holding[point] = on
+        ever = 0xFFFFFFFF
+        self._maps["holds"][number.to_bytes(4, "little")] = (ever * on).to_bytes(4, "little")
+        armed = any(self._holding.values())
+        self._maps["control"][(1).to_bytes(4, "little")] = int(armed).to_bytes(4, "little")
+
+    def may_hold(self, pid: int, base: int, count: int) -> None:
+        """The pages of this process that it can be held by; `count` 0: it cannot any more."""
+        key = pid.to_bytes(4, "little")
+        if count:
+            self._maps["regions"][key] = struct.pack("QQQ", base, 0, count)
+            return
+        with contextlib.suppress(OSError):  # ENOENT: it called exec
+            _, used, _ = struct.unpack("QQQ", self._maps["regions"][key])
+            del self._maps["regions"][key]
+            for number in range(used):
+                with contextlib.suppress(OSError):
+                    del self._maps["pages"][struct.pack("II", pid, number)]
+
+    def refusals_left(self, hook: str) -> int:
+        key = [*REFUSALS, "cgroup"].index(hook).to_bytes(4, "little")
+        return int(struct.unpack("Ii", self._maps["refusals"][key])[0])
+
+    def lost(self) -> dict[str, int]:
+        """Events dropped so far, by what dropped them."""
+        what = ("ring buffer", "calls map", "objects map", "returns", "pages to be held by")
+        return {name: self._maps["lost"].total(i) for i, name in enumerate(what)}
+
+    def hits(self) -> dict[str, tuple[int, int]]:
+        """Probe → how often it told of something, how often the kernel skipped it (all copies of
+        it, at most)."""
+        by_point = {name: self._maps["hits"].total(i) for name, i in self._index.items()}
+        return {
+            probe.name: (
+                sum(by_point[point] for point in planned.points),
+                min(map(recursion_misses, self._programs[f"{planned.kind}:{planned.target}"])),
+            )
+            for planned, probe in zip(self.backend.probes, self.probes, strict=True)
+            if probe.status == "attached"
+        }
+
+    def close(self) -> None:
+        """Take every probe away. What was captured can still be drained."""
+        for fd in (*self._links, *chain.from_iterable(self._programs.values())):
+            os.close(fd)
+        self._links.clear()
+        self._programs.clear()

@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0
+ *
+ * What all backends share: the event that goes to the agent, the maps, and the reads.
+ * probes/capture.py mirrors struct event and decodes it. Offsets of kernel fields (OFF_*), the
+ * numbers of the points (P_*) and of the kinds come as -D from Python; an offset that this
+ * kernel's BTF does not have is -1, and the field is then not read and its bit not set.
+ */
+#define BPF_LICENSE Dual MIT/GPL
+#define STACK_DEPTH 32
+#define SIGSTOP 19
+
+/* One program serves several functions: it is loaded once for each, with these constants patched
+ * in its code before (probes/attach.py). */
+#define CONSTANT(n)                                                                                \
+	({                                                                                         \
+		u64 value;                                                                         \
+		asm volatile("%0 = " #n " ll" : "=r"(value));                                      \
+		value;                                                                             \
+	})
+/* What was read beside the fields of the layers, whose bits are their numbers (below 32). */
+enum have { HAVE_RET = 32, HAVE_FD, HAVE_FD_FILE, HAVE_LOWEST, HAVE_STOP, HAVE_SIGNAL,
+	    HAVE_OPS_RELEASE, HAVE_F_RELEASE };
+#define BIT(n) (1ULL << (n))
+
+enum layer { LAYER_FILE, LAYER_SOCKET, LAYER_SOCK, LAYERS };
+
+struct event {
+	u64 t;
+	u64 t0; /* when the call began: with tid it names the call */
+	u64 have;
+	s64 ret;
+	u64 args[3];
+	u64 layer[LAYERS]; /* addresses; 0: not part of this event */
+	u64 field[FIELDS]; /* a value only where its bit in `have` is set */
+	u64 fd_file, ops_release, f_release;
+	u64 site, object;
+	u32 point, cpu, pid, tid;
+	u32 owner_pid, owner_tid; /* the thread whose call it is; current may be another */
+	s32 fd, lowest, users;
+	s32 stop, signo, sig_ret, left;
+	s32 nstack; /* bytes, or -errno */
+	u32 kind;
+	char comm[16], cache[32];
+	u64 stack[STACK_DEPTH]; /* last: not cleared, nstack says what is of it */
+};
+_Static_assert(sizeof(struct event) == EVENT_SIZE, "probes/capture.py mirrors struct event");
+
+struct sys_enter {
+	u64 common;
+	s64 nr;
+	u64 args[6];
+};
+
+struct sys_exit {
+	u64 common;
+	s64 nr;
+	s64 ret;
+};
+
+struct call {
+	u64 t0;
+	u64 args[3];
+	u64 socket, sock, file;
+	u32 pid, tid;
+	s32 fd, lowest, users;
+	u32 marks; /* backend's own: which functions were entered */
+};
+
+struct object {
+	u64 t0;
+	u32 pid, tid, kind;
+	s32 fd;
+};
+
+struct arm {
+	u32 stop, signo, times, pad;
+};
+
+struct region { /* pages of a tracee that userfaultfd keeps missing: see hold.c */
+	u64 base;
+	u64 next; /* how many were used */
+	u64 count;
+};
+
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);
+BPF_HASH(tracees, u32, u32, 4096);        /* tgid → 1 */
+BPF_HASH(calls, u32, struct call, 16384);  /* tid → the call it is in */
+BPF_HASH(objects, u64, struct object, 65536);
+BPF_ARRAY(arms, struct arm, 64);           /* by point */
+BPF_HASH(closing, u32, struct object, 16384); /* tid → what close(2) is about to close */
+BPF_HASH(regions, u32, struct region, 64); /* tgid → where it can be held */
+BPF_HASH(postponed, u32, u32, 16384);      /* tid → it stops at the end of this system call */
+BPF_ARRAY(control, u32, 2);                /* [0]: stop at every point; [1]: holds are armed */
+BPF_PERCPU_ARRAY(hits, u64, 64);           /* by point */
+BPF_PERCPU_ARRAY(lost, u64, 5);
+enum lost_what { LOST_RING, LOST_CALLS, LOST_OBJECTS, LOST_RETURNS, LOST_HOLDS };
+
+static __attribute__((always_inline)) inline void count_hit(u32 point)
+{
+	u64 *n = hits.lookup(&point);
+	if (n)
+		*n += 1;
+}
+
+static __attribute__((always_inline)) inline void count_lost(u32 what)
+{
+	u64 *n = lost.lookup(&what);
+	if (n)
+		*n += 1;
+}
+
+static __attribute__((always_inline)) inline u64 deref(u64 base, long offset)
+{
+	u64 value = 0;
+	if (base && offset >= 0)
+		bpf_probe_read_kernel(&value, sizeof(value), (void *)(base + offset));
+	return value;
+}
+
+static __attribute__((always_inline)) inline struct event *begin(u32 point, struct call *call)
+{
+	count_hit(point);
+	struct event *e = events.ringbuf_reserve(sizeof(struct event));
+	if (!e) {
+		count_lost(LOST_RING);
+		return 0;
+	}
+	__builtin_memset(e, 0, __builtin_offsetof(struct event, stack));
+	u64 id = bpf_get_current_pid_tgid();
+	e->t = bpf_ktime_get_ns();
+	e->point = point;
+	e->cpu = bpf_get_smp_processor_id();
+	e->pid = id >> 32;
+	e->tid = id;
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	if (call) {
+		e->t0 = call->t0;
+		e->owner_pid = call->pid;
+		e->owner_tid = call->tid;
+	}
+	return e;
+}
+
+/* FILE_FIELDS, SOCKET_FIELDS, SOCK_FIELDS are lists of F(number, offset, bytes), from Python: the
+ * fields that this kernel has. Little-endian: a narrow field fills the low bytes of its slot. */
+#define F(number, offset, bytes)                                                                   \
+	if (!(unset & BIT(number)))                                                                \
+		e->have |= (u64)!bpf_probe_read_kernel(&e->field[number], bytes,                   \
+						       (void *)(base + (offset)))                  \
+			   << (number);
+
+/* Read the fields of these layers (0: not there), but those whose bits are in `unset`: what the
+ * kernel has not set yet at this point is slab leftovers, and no value. */
+static __attribute__((always_inline)) inline void read_fields(struct event *e, u64 file, u64 socket,
+							      u64 sock, u64 unset)
+{
+	u64 base;
+	e->layer[LAYER_FILE] = file;
+	e->layer[LAYER_SOCKET] = socket;
+	e->layer[LAYER_SOCK] = sock;
+	if ((base = file)) {
+		FILE_FIELDS(F)
+	}
+	if ((base = socket)) {
+		SOCKET_FIELDS(F)
+	}
+	if ((base = sock)) {
+		SOCK_FIELDS(F)
+	}
+}
+
+/* All layers that the call has made so far. */
+static __attribute__((always_inline)) inline void read_layers(struct event *e, struct call *call)
+{
+	read_fields(e, call->file, call->socket, call->sock, 0);
+}
+
+static __attribute__((always_inline)) inline u64 files_of_current(void)
+{
+	return deref(bpf_get_current_task(), OFF_task_struct_files);
+}
+
+/* What fdt->fd[fd] of the current task leads to; *ok tells whether it could be read. */
+static __attribute__((always_inline)) inline u64 file_of_fd(u32 fd, u32 *ok)
+{
+	u64 fdt = deref(files_of_current(), OFF_files_struct_fdt);
+	u32 max = 0;
+	u64 file = 0;
+	*ok = 0;
+	if (!fdt || bpf_probe_read_kernel(&max, sizeof(max), (void *)(fdt + OFF_fdtable_max_fds)))
+		return 0;
+	if (fd >= max)
+		return 0;
+	u64 table = deref(fdt, OFF_fdtable_fd);
+	if (table && !bpf_probe_read_kernel(&file, sizeof(file), (void *)(table + 8 * (u64)fd)))
+		*ok = 1;
+	return file;
+}
+
+/* The lowest clear bit of fdt->open_fds, from next_fd (a lower bound) on; -1: not found here. */
+static __attribute__((always_inline)) inline s32 lowest_free_fd(s32 *users)
+{
+	u64 files = files_of_current();
+	u64 fdt = deref(files, OFF_files_struct_fdt);
+	u64 bits = deref(fdt, OFF_fdtable_open_fds);
+	u32 word = 0;
+	u64 value = 0;
+
+	if (!bits || bpf_probe_read_kernel(users, sizeof(*users), (void *)(files + OFF_files_struct_count)))
+		return -1;
+	bpf_probe_read_kernel(&word, sizeof(word), (void *)(files + OFF_files_struct_next_fd));
+	word /= 64;
+#pragma unroll
+	for (int i = 0; i < 8; i++) {
+		if (bpf_probe_read_kernel(&value, sizeof(value), (void *)(bits + 8 * (u64)(word + i))))
+			return -1;
+		if (~value) {
+			/* The index of the lowest set bit of ~value, without a loop. */
+			u64 low = ~value & -(~value);
+			u32 n = 0;
+			if (!(low & 0x00000000ffffffffULL)) n += 32;
+			if (!(low & 0x0000ffff0000ffffULL)) n += 16;
+			if (!(low & 0x00ff00ff00ff00ffULL)) n += 8;
+			if (!(low & 0x0f0f0f0f0f0f0f0fULL)) n += 4;
+			if (!(low & 0x3333333333333333ULL)) n += 2;
+			if (!(low & 0x5555555555555555ULL)) n += 1;
+			return (word + i) * 64 + n;
+		}
+	}
+	return -1;
+}
+
+static __attribute__((always_inline)) inline void own(u64 address, struct call *call, u32 kind)
+{
+	struct object object = {.t0 = call->t0, .pid = call->pid, .tid = call->tid, .kind = kind,
+				.fd = call->fd};
+	if (objects.update(&address, &object))
+		count_lost(LOST_OBJECTS);
+}
+
+/* A pending signal would keep a held task from sleeping: where holds are armed, the stop is sent
+ * at the end of the system call. There the task stops in any case. */
+static __attribute__((always_inline)) inline int postpone(u32 point)
+{
+	u32 one = 1, tid = bpf_get_current_pid_tgid(), pid = bpf_get_current_pid_tgid() >> 32;
+	u32 *armed = control.lookup(&one);
+
+	if (!armed || !*armed || point == P_EXIT || point == P_CLOSE || !regions.lookup(&pid))
+		return 0;
+	return (calls.lookup(&tid) || closing.lookup(&tid)) && !postponed.update(&tid, &one);
+}
+
+static __attribute__((always_inline)) inline int was_postponed(u32 point)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+
+	return (point == P_EXIT || point == P_CLOSE) && !postponed.delete(&tid);
+}
+
+/* Do what is armed at this point to the current task, and note what the kernel said. */
+static __attribute__((always_inline)) inline void obey(struct event *e)
+{
+	u32 zero = 0, point = e->point;
+	struct arm *arm = arms.lookup(&point);
+	u32 *every = control.lookup(&zero);
+
+	if (arm && arm->times) {
+		arm->times -= 1;
+		e->signo = arm->signo;
+		e->left = arm->times;
+		e->sig_ret = bpf_send_signal(arm->signo);
+		e->have |= BIT(HAVE_SIGNAL);
+	}
+	if (was_postponed(point) || (arm && arm->stop) || (every && *every)) {
+		if (postpone(point))
+			return;
+		e->stop = bpf_send_signal(SIGSTOP);
+		e->have |= BIT(HAVE_STOP);
+	}
+}
+
+static __attribute__((always_inline)) inline void finish(void *ctx, struct event *e)
+{
+	e->nstack = bpf_get_stack(ctx, e->stack, sizeof(e->stack), 0);
+	events.ringbuf_submit(e, 0);
+}
+
+static __attribute__((always_inline)) inline int is_tracee(void)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	return tracees.lookup(&pid) != 0;
+}
+
+static __attribute__((always_inline)) inline struct call *current_call(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	return calls.lookup(&tid);
+}
+
+/* A call makes one socket. A second is of a call whose beginning was missed, and before that the
+ * return of this one: the kernel skips a program that already runs on its CPU, for another thread.
+ * Nothing of that other call may be told as this one's. */
+static __attribute__((always_inline)) inline void forget_call(void)
+{
+	u32 tid = bpf_get_current_pid_tgid();
+	calls.delete(&tid);
+	count_lost(LOST_RETURNS);
+}

@@ -1,0 +1,464 @@
+"""From what BPF read to the event stream: `Raw` mirrors `struct event` of bpf/common.c."""
+
+from __future__ import annotations
+
+import ctypes as ct
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from probes.backends import KINDS, Backend, Point
+from probes.kallsyms import Kallsyms
+from recordings import events as ev
+from recordings.commands import HOLDS, REFUSALS
+from recordings.events import Ptr
+
+STACK_DEPTH = 32
+_EXITING_CALLS = 16  # calls of an exiting task that are told so, at most
+# Where a function failed, only these steps say something: how it failed, and what it returned.
+_TOLD_ON_FAILURE = ("STEP_13", "STEP_14", "STEP_17")
+
+# The fields that are read of each layer: layer, path in its struct, bytes. Their order is that of
+# `field` in struct event, and the number of their bits in `have`.
+FIELDS = (
+    ("file", "private_data", 8), ("file", "f_op", 8), ("file", "f_inode", 8),
+    ("file", "f_count", 8), ("file", "f_flags", 4), ("socket", "state", 4), ("socket", "type", 2),
+    ("socket", "flags", 8), ("socket", "file", 8), ("socket", "sk", 8), ("socket", "ops", 8),
+    ("sock", "sk_socket", 8), ("sock", "__sk_common.skc_family", 2),
+    ("sock", "__sk_common.skc_state", 1), ("sock", "__sk_common.skc_refcnt", 4),
+    ("sock", "sk_type", 2), ("sock", "sk_protocol", 2), ("sock", "__sk_common.skc_prot", 8),
+)  # fmt: skip
+LAYERS = ("file", "socket", "sock")
+_POINTERS = {"private_data", "f_op", "f_inode", "file", "sk", "ops", "sk_socket", "skc_prot"}
+_TABLES = {"f_op", "ops", "skc_prot"}  # tables of functions: their names say what they are
+# enum have of bpf/common.c.
+_HAVE = ("ret", "fd", "fd_file", "lowest", "stop", "signal")
+_BIT = {name: 1 << number for number, name in enumerate(_HAVE, 32)}
+
+
+class Raw(ct.Structure):
+    """`struct event` (bpf/common.c); the C side asserts the size."""
+
+    _fields_ = (
+        *((name, ct.c_uint64) for name in ("t", "t0", "have")),
+        ("ret", ct.c_int64),
+        ("args", ct.c_uint64 * 3),
+        ("layer", ct.c_uint64 * len(LAYERS)),
+        ("field", ct.c_uint64 * len(FIELDS)),
+        *((name, ct.c_uint64) for name in (
+            "fd_file", "ops_release", "f_release", "site", "object",
+        )),
+        *((name, ct.c_uint32) for name in (
+            "point", "cpu", "pid", "tid", "owner_pid", "owner_tid",
+        )),
+        *((name, ct.c_int32) for name in (
+            "fd", "lowest", "users", "stop", "signo", "sig_ret", "left", "nstack",
+        )),
+        ("kind", ct.c_uint32),
+        ("comm", ct.c_char * 16),
+        ("cache", ct.c_char * 32),
+        ("stack", ct.c_uint64 * STACK_DEPTH),
+    )  # fmt: skip
+
+    def has(self, name: str) -> bool:
+        return bool(self.have & _BIT[name])
+
+    def number(self, name: str) -> int | None:
+        return int(getattr(self, name)) if self.have & _BIT[name] else None
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A task came to a hold, `ret` None, or goes on from it: `ret` is 0, or −errno.
+
+    `page`: the address that it waits for. `call` None: its beginning was not seen. `module`: what
+    it asks modprobe for.
+    """
+
+    t: int
+    call: int | None
+    point: str
+    pid: int
+    tid: int
+    page: int
+    snap: ev.Snapshot
+    module: str
+    ret: int | None
+
+
+def number_or_pointer(name: str, value: int) -> Ptr | int:
+    """A field's value as events have it."""
+    return hex(value) if name in _POINTERS else value
+
+
+def count_of(f_ref: int) -> int:
+    """The references of a struct file that has `f_ref` (Linux 6.13), which counts from 0.
+
+    See file_ref_read of linux/file_ref.h.
+    """
+    return f_ref + 1 if f_ref < 0xC000000000000000 else 0
+
+
+@cache
+def _fields_of(have: int) -> list[tuple[int, str, str]]:
+    """Those of FIELDS whose bits are set: number, layer, name."""
+    found = enumerate(FIELDS)
+    return [(n, layer, path.rpartition(".")[2]) for n, (layer, path, _) in found if have >> n & 1]
+
+
+@cache
+def socket_nr() -> int:
+    """The number of socket(2) on this architecture (asm/unistd.h)."""
+    return {"x86_64": 41, "aarch64": 198, "riscv64": 198, "ppc64le": 326, "s390x": 359}.get(
+        platform.machine(), -1
+    )
+
+
+class Decoder:
+    """Turns raw events into the stream, in order, and hands each to `emit`.
+
+    It numbers the calls, names symbols and stacks before their first use, and knows which
+    objects are live; it judges nothing.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        symbols: Kallsyms,
+        f_ref: bool,
+        emit: Callable[[ev.Event], None],
+    ) -> None:
+        self._points = backend.points
+        self._told_cut = False
+        self._f_ref = f_ref
+        self._symbols = symbols
+        self._emit = emit
+        self._calls: dict[tuple[int, int], int] = {}
+        self._last: dict[int, int] = {}  # pid → its newest call
+        self._named: set[int] = {0}
+        self._stacks: dict[tuple[int, ...], int] = {}
+        self._frames: dict[int, list[str]] = {}
+        self._read_stacks: dict[tuple[str, ...], int] = {}
+        self._cleanup: set[tuple[int, str]] = set()
+        self._left_open: set[int] = set()  # calls whose process ended with the descriptor open
+        self.live: dict[tuple[int, str], Ptr] = {}  # (call, kind) → address or number
+        self.call_pid: dict[int, int] = {}
+        self.stopped_by: str = ""  # the symbol where the newest SIGSTOP was sent
+        self.returned = 0  # calls whose return was seen
+        self.fired: list[tuple[str, int]] = []  # steps whose armed signal was sent; times left
+        self.exits: list[int] = []
+        self.forks: list[tuple[int, int]] = []
+        self.orphans = 0  # events of calls whose beginning never came
+        self.holds: list[Hold] = []
+        self.execs: list[int] = []
+
+    def feed(self, raw: Raw) -> None:
+        point = self._points[raw.point]
+        match point.name:
+            case "ENTER":
+                self._enter(raw)
+            case "SIGNAL_GENERATE" | "SIGNAL_DELIVER":
+                self._signal(raw, point)
+            case "FORK":
+                self.forks.append((raw.owner_pid, int(raw.object)))
+            case "REFUSED":
+                self._refused(raw)
+            case "HELD" | "RELEASED":
+                self._hold(raw)
+            case "EXEC":
+                self.execs.append(raw.t)
+            case "TASK_EXIT":
+                self._task_exit(raw, point)
+            case "CLOSE":
+                self._closed(raw)
+            case name if name.startswith("FREE_"):
+                self._freed(raw, point)
+            case _:
+                self._step(raw, point)
+
+    @property
+    def last_call(self) -> int | None:
+        return len(self._calls) or None
+
+    def _call(self, raw: Raw) -> int | None:
+        call = self._calls.get((raw.owner_tid, raw.t0))
+        self.orphans += call is None
+        return call
+
+    def _enter(self, raw: Raw) -> None:
+        call = self._calls[raw.owner_tid, raw.t0] = len(self._calls) + 1
+        self._last[raw.pid] = call
+        self.call_pid[call] = raw.pid
+        self._emit(
+            ev.Enter(
+                t=raw.t, call=call, pid=raw.pid, tid=raw.tid, comm=_text(raw.comm), cpu=raw.cpu,
+                syscall="socket", nr=socket_nr(),
+                args=[ct.c_int32(arg & 0xFFFFFFFF).value for arg in raw.args],
+                lowest=raw.number("lowest"),
+            )
+        )  # fmt: skip
+        self._armed(raw, call, "USER_EXEC")
+
+    def _step(self, raw: Raw, point: Point) -> None:
+        call = self._call(raw)
+        if call is None:
+            return
+        _, stack = self._stack(raw)
+        failed = raw.has("ret") and raw.ret < 0
+        if point.makes == "fd" and not failed:
+            self._alloc(raw, call, "fd", str(raw.ret), point.symbol)
+        elif point.makes and point.makes != "fd" and raw.object:
+            site = self._symbols.frame(raw.site) if raw.site else point.symbol
+            self._alloc(raw, call, point.makes, hex(raw.object), site)
+        elif point.name == "EXIT" and not failed and (call, "fd") not in self.live:
+            self._alloc(raw, call, "fd", str(raw.ret), point.symbol)
+        self.returned += point.name == "EXIT"
+        for id in point.steps:
+            if not failed or id in _TOLD_ON_FAILURE:
+                self._emit(self._made(raw, point, call, id, stack))
+            if id.startswith("CLEANUP"):
+                self._cleanup.add((call, id))
+        if point.frees:
+            self._free(raw, call, point.frees, point.symbol, stack)
+        self._armed(raw, call, point.steps[0] if point.steps else "")
+
+    def _made(
+        self, raw: Raw, point: Point, call: int, id: str, stack: int | None, symbol: str = ""
+    ) -> ev.Step:
+        return ev.Step(
+            t=raw.t, call=call, id=id, pid=raw.pid, tid=raw.tid, comm=_text(raw.comm),
+            cpu=raw.cpu, probe=point.name, symbol=symbol or point.symbol, at=point.at,
+            snap=self._snapshot(raw), ret=raw.number("ret"), stack=stack,
+            signal=raw.signo if raw.has("signal") else None,
+            stop=raw.stop if raw.has("stop") else None,
+        )  # fmt: skip
+
+    def _armed(self, raw: Raw, call: int | None, step: str) -> None:
+        """What the program did to the task at this point, by the arming map."""
+        if raw.has("signal"):
+            self.fired.append((step, raw.left))
+            self._emit(
+                ev.Inject(
+                    t=raw.t, what="signal", pid=raw.pid, signo=raw.signo, step=step, call=call,
+                    result=raw.sig_ret,
+                )
+            )  # fmt: skip
+        if raw.has("stop") and raw.stop == 0:
+            self.stopped_by = self._points[raw.point].name
+
+    def _refused(self, raw: Raw) -> None:
+        self._emit(
+            ev.Inject(
+                t=raw.t, what="refusal", pid=raw.pid, hook=list(REFUSALS)[raw.object],
+                errno=int(raw.ret), call=self._call(raw), result=0,
+            )
+        )  # fmt: skip
+
+    def _hold(self, raw: Raw) -> None:
+        self.holds.append(
+            Hold(
+                t=raw.t, call=self._call(raw), point=list(HOLDS)[raw.object], pid=raw.pid,
+                tid=raw.tid, page=raw.site, snap=self._snapshot(raw), module=_text(raw.cache),
+                ret=raw.number("ret"),
+            )
+        )  # fmt: skip
+
+    def _alloc(self, raw: Raw, call: int, kind: ev.Kind, at: Ptr, site: str) -> None:
+        self.live[call, kind] = at
+        self._emit(
+            ev.Alloc(t=raw.t, call=call, kind=kind, at=at, site=site, cache=_text(raw.cache))
+        )
+
+    def _free(self, raw: Raw, call: int, kind: ev.Kind, site: str, stack: int | None) -> None:
+        at = self.live.pop((call, kind), None)
+        if at is not None:
+            self._emit(
+                ev.Free(
+                    t=raw.t, call=call, kind=kind, at=at, site=site, pid=raw.pid,
+                    comm=_text(raw.comm), cpu=raw.cpu, stack=stack,
+                )
+            )  # fmt: skip
+
+    def _freed(self, raw: Raw, point: Point) -> None:
+        call = self._call(raw)
+        if call is None:
+            return
+        frames, stack = self._stack(raw)
+        functions = [frame.partition("+")[0] for frame in frames]
+        for id in point.steps:
+            if (symbol := self._reached(id, functions, point)) and (call, id) not in self._cleanup:
+                self._cleanup.add((call, id))
+                self._emit(self._made(raw, point, call, id, stack, symbol))
+        kind = KINDS[raw.kind]
+        self._free(raw, call, kind, self._symbols.frame(raw.site), stack)  # type: ignore[arg-type]
+        if kind == "file" and not any("sys_close" in name for name in functions):
+            # No table can hold a file that is freed: its descriptor went without close(2).
+            left = call in self._left_open
+            site = "do_exit" if left else "the file is freed: no table holds it"
+            self._free(raw, call, "fd", site, stack)
+        self._armed(raw, call, point.steps[-1] if point.steps else "")
+
+    @staticmethod
+    def _reached(id: str, functions: list[str], point: Point) -> str:
+        """The function that a cleanup step is named after, where the stack shows it; or ""."""
+        names = {
+            "CLEANUP_FPUT": ("__fput", "____fput"),
+            "CLEANUP_SOCK_CLOSE": ("sock_close",),
+            "CLEANUP_SOCK_RELEASE": ("__sock_release", "sock_release"),
+            "CLEANUP_INET_RELEASE": ("inet_release", "inet6_release"),
+            # Often a tail call: then the free of the sock itself is what was seen.
+            "CLEANUP_SK_DESTRUCT": ("__sk_destruct", "__sk_free", "sk_free", "kmem_cache_free"),
+            "CLEANUP_SOCK_FREE_INODE": ("sock_free_inode", "rcu_do_batch", "rcu_core"),
+        }[id]
+        return next((name for name in names if name in functions), "")
+
+    def _closed(self, raw: Raw) -> None:
+        call = self._call(raw)
+        if call is None or self.live.get((call, "fd")) != str(raw.fd):
+            return
+        if self.call_pid[call] == raw.pid and raw.ret != -9:  # EBADF: nothing was closed
+            self._free(raw, call, "fd", "close", self._stack(raw)[1])
+        self._armed(raw, call, "CLEANUP_FPUT")
+
+    def _task_exit(self, raw: Raw, point: Point) -> None:
+        if raw.left:  # a thread of several: the descriptors are the others' too
+            return
+        self.exits.append(raw.pid)
+        _, stack = self._stack(raw)
+        held = [
+            call for call, kind in self.live
+            # What another way than close(2) closed is on its way already.
+            if kind == "fd" and self.call_pid[call] == raw.pid
+            and (call, "CLEANUP_FPUT") not in self._cleanup
+        ]  # fmt: skip
+        self._left_open.update(held)
+        for call in held[-_EXITING_CALLS:]:
+            self._cleanup.add((call, "CLEANUP_DO_EXIT"))
+            self._emit(self._made(raw, point, call, "CLEANUP_DO_EXIT", stack))
+
+    def _signal(self, raw: Raw, point: Point) -> None:
+        delivered = point.name == "SIGNAL_DELIVER"
+        action = {0: "default", 1: "ignored"}.get(int(raw.object), "handled")
+        self._emit(
+            ev.Signal(
+                t=raw.t, pid=raw.owner_pid, tid=raw.owner_tid, signo=raw.signo,
+                phase="delivered" if delivered else "generated",
+                by="" if delivered else f"{_text(raw.comm)} pid {raw.pid}",
+                handler=action if delivered else None,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+        call = self._last.get(raw.pid)
+        stops = (17, 18, 19, 20, 21, 22, 23, 28)  # what does not end a task by default
+        if delivered and call is not None and action == "default" and raw.signo not in stops:
+            self._emit(self._made(raw, point, call, "CLEANUP_GET_SIGNAL", self._stack(raw)[1]))
+
+    def _snapshot(self, raw: Raw) -> ev.Snapshot:
+        fd = None
+        if raw.has("fd"):
+            shared = raw.users if raw.has("lowest") else None
+            file = hex(raw.fd_file) if raw.has("fd_file") else None
+            fd = ev.Fd(number=raw.fd, file=file, lowest=raw.number("lowest"), users=shared)
+        file, socket, sock = raw.layer
+        if self._points[raw.point].name == "SOCK_ALLOC" and not socket:
+            return ev.Snapshot(socket=ev.Socket(at=ev.NULL))  # it was read: sock_alloc() gave NULL
+        read: dict[str, dict[str, Ptr | int]] = {name: {} for name in LAYERS}
+        values = raw.field[:]
+        for number, layer, name in _fields_of(raw.have & (1 << len(FIELDS)) - 1):
+            value = values[number]
+            if name == "f_count" and self._f_ref:
+                value = count_of(value)
+            read[layer][name] = number_or_pointer(name, value)
+            if name in _TABLES and value not in self._named:
+                release = {"f_op": raw.f_release, "ops": raw.ops_release}.get(name, 0)
+                self._name(raw.t, value, release)
+        return ev.Snapshot(
+            fd=fd,
+            file=ev.File(at=hex(file), **read["file"]) if file else None,  # type: ignore[arg-type]
+            socket=ev.Socket(at=hex(socket), **read["socket"]) if socket else None,  # type: ignore[arg-type]
+            sock=ev.Sock(at=hex(sock), **read["sock"]) if sock else None,  # type: ignore[arg-type]
+        )
+
+    def _name(self, t: int, address: int, release: int) -> None:
+        """Names a table of operations: by its own symbol, else by its release function."""
+        self._named.add(address)
+        name = self._symbols.at(address)
+        if not name and release and (function := self._symbols.at(release)):
+            name = f"(its release is {function})"
+        if name:
+            self._emit(ev.Symbol(t=t, at=hex(address), name=name))
+
+    def keep_stack(self, t: int, frames: list[str]) -> int:
+        """Put a stack that was read elsewhere into the stream; its id."""
+        known = len(self._frames) + 1
+        self._frames[known] = frames
+        self._emit(ev.Stack(t=t, id=known, frames=frames))
+        return known
+
+    def named_stack(self, frames: list[str]) -> int:
+        """The id of a stack that was read as text; its event is sent before its first use."""
+        key = tuple(frames)
+        if key not in self._read_stacks:
+            self._read_stacks[key] = self.keep_stack(time.monotonic_ns(), frames)
+        return self._read_stacks[key]
+
+    def _stack(self, raw: Raw) -> tuple[list[str], int | None]:
+        if raw.nstack <= 0:
+            return [], None
+        key = tuple(raw.stack[: raw.nstack // 8])
+        known = self._stacks.get(key)
+        if known is None:
+            frames = [self._symbols.frame(address) for address in key]
+            frames, cut = _kernel_only(frames, self._points[raw.point])
+            if cut and not self._told_cut:
+                self._told_cut = True
+                self._emit(ev.Note(t=raw.t, text=_CUT))
+            known = self._stacks[key] = len(self._frames) + 1 if frames else 0
+            if frames:
+                self._frames[known] = frames
+                self._emit(ev.Stack(t=raw.t, id=known, frames=frames))
+        return (self._frames[known], known) if known else ([], None)
+
+
+# The tracing machinery between the kernel's own function and our program.
+_TRACING = (
+    "bpf_trace_run", "bpf_prog_", "__bpf_trace", "__traceiter_", "perf_", "trace_call_bpf",
+    "kprobe_", "ftrace_", "aggr_pre_handler", "optimized_callback", "syscall_exit_work",
+    "syscall_trace_enter", "trace_syscall_",
+)  # fmt: skip
+_RETURNS = ("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline")
+_CUT = (
+    "this kernel cannot unwind its stack through a kretprobe (Linux 5.15 and later can): "
+    "stacks end below the first function that has one"
+)
+
+
+def _kernel_only(frames: list[str], point: Point) -> tuple[list[str], bool]:
+    """The kernel's own frames, without the tracing machinery; whether that cut the stack short.
+
+    A function with fentry or fexit calls its BPF trampoline with its first instruction (5 bytes,
+    or after endbr64; since Linux 7 it may also jump), and for fexit that calls the function's
+    rest. So beside a trampoline's frame its call site is a second frame of the same function.
+    """
+    inner = [i for i, frame in enumerate(frames[:16]) if frame.startswith(_TRACING)]
+    kept: list[str] = []
+    after = False  # after a trampoline
+    for frame in frames[inner[-1] + 1 :] if inner else frames:
+        name, _, offset = frame.partition("+")
+        if name in _RETURNS:
+            return kept, True
+        if name.startswith("bpf_trampoline_"):
+            after = True
+            continue
+        if after and not kept and point.at == "entry" and name != point.symbol:
+            kept.append(f"{point.symbol}+0x0")  # it jumped
+        twice = point.at == "exit" if not kept else kept[-1].partition("+")[0] == name
+        if not (after and twice and offset in ("0x5", "0x9")):
+            kept.append(frame)
+        after = False
+    return kept, False
+
+
+def _text(value: bytes) -> str:
+    return value.decode(errors="replace")

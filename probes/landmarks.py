@@ -1,0 +1,64 @@
+"""What a debugger outside of the machine must know of its kernel: where things are.
+
+The agent of a machine that can be frozen says it before its stream's first line, to
+probes/vm/frozen.py. Addresses hold for as long as the machine is up.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from probes.attach import fields, offset
+from probes.backends import Backend
+from probes.btf import Btf
+from probes.kallsyms import Kallsyms
+
+# Where a function returns to that a kretprobe watches; the name differs between kernels.
+TRAMPOLINES = ("arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
+# Per-CPU, before the task itself: in Linux 6.2 to 6.14 it is the first member of another variable.
+CURRENT = ("current_task", "pcpu_hot")
+
+_OFFSETS = (
+    "task_struct.tgid", "task_struct.pid", "task_struct.tasks", "task_struct.files",
+    "task_struct.signal", "task_struct.sighand", "task_struct.blocked",
+    "task_struct.pending.signal", "signal_struct.shared_pending.signal", "signal_struct.rlim",
+    "sighand_struct.action",
+    "files_struct.fdt", "fdtable.fd", "fdtable.max_fds", "file.private_data", "file.f_inode",
+    "file.f_path.dentry", "file.f_path.mnt", "dentry.d_parent", "dentry.d_name.name",
+    "mount.mnt", "mount.mnt_parent", "mount.mnt_mountpoint", "vfsmount.mnt_root",
+    "inode.i_mode", "inode.i_ino", "inode.i_count", "socket.sk", "socket.file",
+    "socket_alloc.socket", "socket_alloc.vfs_inode", "sock.sk_rcu", "bpf_array.value",
+)  # fmt: skip
+
+
+class Landmarks(msgspec.Struct, tag_field="ev", tag="landmarks"):
+    """`symbols`: name → address. `offsets`: "struct.field" → bytes. `fields`: as FIELDS, with their
+    offsets: (layer, name, offset, bytes). `arms`: the arming map, as agent pid and descriptor.
+    """
+
+    symbols: dict[str, int]
+    offsets: dict[str, int]
+    fields: list[tuple[str, str, int, int]]
+    f_ref: bool
+    agent: int
+    arms: int
+
+
+def landmarks(backend: Backend, symbols: Kallsyms, btf: Btf, arms: int) -> Landmarks:
+    """Of the running kernel. What it does not have is not in there."""
+    functions = [point.symbol for point in backend.points if point.steps]
+    names = [*functions, *TRAMPOLINES, *CURRENT, "init_task"]
+    split = (name.partition(".")[::2] for name in _OFFSETS)
+    found = {f"{owner}.{path}": offset(btf, owner, path) for owner, path in split}
+    return Landmarks(
+        symbols={name: at for name in names if (at := symbols.address(name)) is not None},
+        offsets={name: at for name, at in found.items() if at is not None},
+        fields=[
+            (layer, path.rpartition(".")[2], at, size) for _, layer, path, at, size in fields(btf)
+        ],
+        f_ref=btf.offset("file", "f_ref") is not None,
+        agent=os.getpid(),
+        arms=arms,
+    )

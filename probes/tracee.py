@@ -1,0 +1,231 @@
+"""The traced process: started stopped, in its own session and terminal, as the user who asked."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes as ct
+import errno
+import fcntl
+import os
+import pty
+import pwd
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from probes.hold import DEVICE, PAGE, HoldError, Region, plant
+from recordings import events as ev
+
+_PTRACE_TRACEME, _PTRACE_DETACH = 0, 17
+_GUARDIAN = Path(__file__).with_name("guardian.py")
+
+
+class TraceeError(Exception):
+    """The program cannot be started; one line that says why."""
+
+
+@dataclass(frozen=True)
+class User:
+    """Whom the tracee runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    environment: dict[str, str]
+
+
+def invoking_user() -> User | None:
+    """The user behind sudo (SUDO_UID, SUDO_GID), groups too; None where we are nobody else."""
+    if os.geteuid() != 0 or not os.environ.get("SUDO_UID", "").isdigit():
+        return None
+    uid = int(os.environ["SUDO_UID"])
+    if uid == 0:
+        return None
+    gid = int(os.environ.get("SUDO_GID") or uid)
+    groups, environment = [gid], {}
+    with contextlib.suppress(KeyError):
+        entry = pwd.getpwuid(uid)
+        groups = os.getgrouplist(entry.pw_name, gid)
+        environment = {
+            "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name,
+            "SHELL": entry.pw_shell,
+        }  # fmt: skip
+    return User(uid, gid, tuple(groups), environment)
+
+
+class Tracee:
+    """One traced process, a child of ours. Signals go through its pidfd, to it and no other."""
+
+    def __init__(self, argv: list[str], may_hold: bool = False) -> None:
+        """Start `argv`, stopped before its first instruction. Raises TraceeError.
+
+        `may_hold`: give it the pages that a task is held by: `region`, or None and `why_no_region`.
+        """
+        self.argv = argv
+        self.region: Region | None = None
+        self.why_no_region = ""
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        os.set_blocking(self.master, False)
+        user = invoking_user()
+        libc = ct.CDLL(None, use_errno=True)
+
+        def before_exec() -> None:
+            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid() took
+            libc.ptrace(_PTRACE_TRACEME, 0, 0, 0)
+
+        identity: dict[str, object] = {}
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
+        if user is not None:
+            os.fchown(slave, user.uid, -1)
+            identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
+            environment |= user.environment
+        device: list[int] = []
+        if may_hold:
+            with contextlib.suppress(OSError):
+                device = [os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)]
+        try:
+            process = subprocess.Popen(
+                argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                preexec_fn=before_exec, env=environment, pass_fds=device, **identity,  # type: ignore[call-overload]
+            )  # fmt: skip
+        except OSError as error:
+            os.close(self.master)
+            raise TraceeError(f"cannot run {argv[0]}: {error.strerror}") from error
+        finally:
+            for fd in (slave, *device):
+                os.close(fd)
+        self.pid: int = process.pid
+        process.returncode = 0  # we wait for it ourselves; Popen must not
+        self._cgroups: tuple[Path, Path] | None = None
+        self.pidfd = os.pidfd_open(self.pid)
+        os.waitpid(self.pid, 0)  # the stop at the end of execve(2)
+        if may_hold:
+            try:
+                self.region = plant(self.pid, self.pidfd, device[0] if device else None)
+            except HoldError as error:
+                self.why_no_region = str(error)
+        self._guardian = self._guard()
+        libc.ptrace(_PTRACE_DETACH, self.pid, 0, signal.SIGSTOP)
+        os.waitpid(self.pid, os.WUNTRACED)
+        self.exited = False
+
+    def _guard(self) -> int:
+        """A process that outlives us: resumes the tracee should we die, and keeps its terminal.
+
+        Returns our end of its pipe: closing it (as our death does) sets it to work.
+        """
+        theirs, ours = os.pipe()
+        numbers = [theirs, self.master, self.pid]
+        passed = [theirs, self.master]
+        if self.region is not None:
+            numbers += [self.region.fd, self.region.base, self.region.count * PAGE]
+            passed.append(self.region.fd)
+        arguments = [str(number) for number in numbers]
+        guardian = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(_GUARDIAN), *arguments],
+            pass_fds=passed, start_new_session=True, cwd="/",
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        guardian.returncode = 0
+        os.close(theirs)
+        return ours
+
+    def guard_child(self, pid: int) -> None:
+        """Have the guardian look after a followed child too."""
+        with contextlib.suppress(OSError):
+            os.write(self._guardian, f"{pid}\n".encode())
+
+    def send(self, signo: int) -> int:
+        """Send a signal; 0, or −errno (ESRCH: it is gone)."""
+        try:
+            signal.pidfd_send_signal(self.pidfd, signo)
+        except OSError as error:
+            return -(error.errno or 0)
+        return 0
+
+    def limit(self, nofile: int) -> int:
+        """Set the soft RLIMIT_NOFILE; what it was before. Raises OSError."""
+        soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (nofile, hard))
+        return soft
+
+    def own_cgroup(self) -> Path:
+        """Move it into a cgroup of its own, until `leave_cgroup`. Raises OSError."""
+        mounts = Path("/proc/self/mounts").read_text().splitlines()
+        roots = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
+        if not roots:
+            raise OSError(errno.ENOENT, "no cgroup2 is mounted")
+        lines = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
+        now = next(line[3:] for line in lines if line.startswith("0::"))
+        self._cgroups = Path(roots[0]) / f"sockstep-{self.pid}", Path(roots[0] + now)
+        os.write(self._guardian, f"cgroup {self._cgroups[0]} {self._cgroups[1]}\n".encode())
+        self._cgroups[0].mkdir()
+        (self._cgroups[0] / "cgroup.procs").write_text(str(self.pid))
+        return self._cgroups[0]
+
+    def leave_cgroup(self) -> None:
+        """Back to where it was; its own cgroup is removed."""
+        if self._cgroups is None:
+            return
+        own, before = self._cgroups
+        self._cgroups = None
+        with contextlib.suppress(OSError):
+            for pid in (own / "cgroup.procs").read_text().split():
+                (before / "cgroup.procs").write_text(pid)
+            own.rmdir()
+
+    def asleep(self) -> tuple[str, str, list[str]]:
+        """(state, wchan, stack innermost first) of its sleep in the kernel; else no stack."""
+        folder = Path(f"/proc/{self.pid}")
+        try:
+            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            lines = (folder / "stack").read_text().splitlines()
+            wchan = (folder / "wchan").read_text()
+        except OSError:
+            return "", "", []
+        if state not in "SD":
+            return state, wchan, []
+        return state, wchan, [line.partition("] ")[2].partition("/")[0] for line in lines]
+
+    def wait(self) -> ev.State | None:
+        """What became of it since the last look, without waiting; None: nothing."""
+        if self.exited:
+            return None
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+        except ChildProcessError:
+            pid, status = self.pid, 0
+        if pid == 0:
+            return None
+        t = time.monotonic_ns()
+        if os.WIFSTOPPED(status):
+            return ev.State(t=t, pid=self.pid, state="stopped", signal=os.WSTOPSIG(status))
+        if os.WIFCONTINUED(status):
+            return ev.State(t=t, pid=self.pid, state="running")
+        self.exited = True
+        code = os.waitstatus_to_exitcode(status)
+        return ev.State(t=t, pid=self.pid, state="exited", status=code)
+
+    def output(self) -> bytes:
+        """What it wrote to its terminal; b"" when there is nothing now, or no more."""
+        try:
+            return os.read(self.master, 65536)
+        except (BlockingIOError, OSError):
+            return b""
+
+    def close(self, detach: bool = False) -> None:
+        """Let go. `detach`: the guardian stays, keeps the terminal open and resumes the tracee."""
+        self.leave_cgroup()
+        if not detach:
+            with contextlib.suppress(OSError):
+                os.write(self._guardian, b"done\n")
+        for fd in (self._guardian, self.master, self.pidfd):
+            os.close(fd)

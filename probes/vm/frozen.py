@@ -1,0 +1,539 @@
+"""Holds at every step: the whole machine stands, by QEMU's gdb stub (`--vm --hold=all`).
+
+`Frozen` stands in the stream between the app and the agent in the machine. It sets breakpoints on
+the functions of the steps, and when the tracee comes to one it freezes the machine, reads what is
+there, and tells: a `held` event like any other. Commands for a frozen machine are obeyed here, all
+others by the agent. The agent's own probes go on telling what they see, at the same places.
+
+A breakpoint at a function stops before the kernel calls the probe there, and one at the kretprobes'
+trampoline before it calls theirs: so what is armed while frozen lands at that very step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import msgspec
+
+from probes.backends import BACKENDS, CLEANUPS, Backend, Point
+from probes.landmarks import TRAMPOLINES, Landmarks
+from probes.vm import AGENT_CPU
+from probes.vm.gdb import Gdb, GdbError, Stop
+from probes.vm.guest import Guest
+from recordings import commands as cmd
+from recordings import events as ev
+from recordings.steps import STEPS
+from recordings.stream import encode
+
+PATIENCE = 1.0  # seconds, at a hold, for the agent to tell of what came before
+NOBODY = -1  # no process
+AHEAD = 0.03  # seconds that the tracee's CPU runs before the others: the next step is mostly near
+_ERRORS = 2**64 - 4095  # a pointer from there on is an errno
+_SHOWN = ("rip", "rsp", "rax", "rdi", "rsi", "rdx", "rcx", "r8", "r9")
+_LANDMARKS = b'{"ev":"landmarks"'
+
+
+class _Line(msgspec.Struct):
+    """What is of interest here in a line of the stream."""
+
+    ev: str
+    t: int = 0
+    id: str | int = ""
+    call: int = 0
+    tid: int = 0
+    pid: int = 0
+    backend: str = ""
+
+
+@dataclass
+class _Call:
+    """A call of the tracee: what it has made so far; `created`: its family's function ran."""
+
+    number: int
+    socket: int = 0
+    file: int = 0
+    created: bool = False
+    frames: list[tuple[int, str]] = field(default_factory=list)  # return slot, function
+
+    def of(self, guest: Guest) -> tuple[int, int, int]:
+        return self.file, self.socket, guest.field(self.socket, "socket.sk")
+
+
+@dataclass
+class _Hit:
+    """A task of the tracee's came to a point. `layers`: the addresses of file, socket, sock."""
+
+    cpu: str
+    task: int
+    pid: int
+    tid: int
+    point: Point
+    call: int
+    layers: tuple[int, int, int]
+    registers: dict[str, int]
+    fd: int | None = None
+    step: str = ""
+    since: int = 0  # ns, of this machine's clock: the frozen one's stands
+
+
+class Frozen:
+    """Reads commands from `stdin` and the agent's stream from `out`; writes to `into`, `stdout`."""
+
+    def __init__(self, gdb: Path, stdin: int, into: int, out: int, stdout: int) -> None:
+        self._path = gdb
+        self._stdin, self._into, self._out, self._stdout = stdin, into, out, stdout
+        self._lines, self._words = b"", b""
+        self._commands = msgspec.json.Decoder(cmd.AnyCommand)
+        self._line = msgspec.json.Decoder(_Line)
+        self._landmarks: Landmarks | None = None
+        self._gdb: Gdb | None = None
+        self._set: set[int] = set()
+        self._every = False
+        self._stops = {id for id in STEPS if id != "PROBE_INIT"}
+        self._t = 0
+        self._forget(NOBODY)
+
+    def _forget(self, pid: int) -> None:
+        """A new tracee."""
+        self._pid = pid
+        self._calls: dict[int, _Call] = {}  # tid → the call it is in
+        self._begun = 0
+        self._newest = 0
+        self._objects: dict[int, tuple[str, int]] = {}  # slab address → kind, call
+        self._owed: set[tuple[int, str | int]] = set()  # (tid, step): passed, not told of yet
+        self._limit: tuple[int, int, int] | None = None  # tid, task, what to put back
+        self._held: _Hit | None = None
+        self._until: float | None = None  # one CPU runs while the others stand, till then
+
+    # -- the stream ----------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Until the agent's stream ends, or nobody reads it any more: then the VM ends too."""
+        try:
+            with contextlib.suppress(BrokenPipeError):
+                self._run()
+        finally:
+            for fd in (self._stdout, self._out):
+                with contextlib.suppress(OSError):
+                    os.close(fd)
+
+    def _run(self) -> None:
+        fds = [self._stdin, self._out]
+        while self._out in fds:
+            watched = [*fds, *([self._gdb.fd] if self._gdb is not None else [])]
+            timeout = None if self._until is None else max(0, self._until - time.monotonic())
+            ready = select.select(watched, [], [], timeout)[0]
+            try:
+                if self._out in ready and not self._take():
+                    fds.remove(self._out)
+                if self._stdin in ready and not self._obey_all():
+                    fds.remove(self._stdin)
+                while self._gdb is not None and (stop := self._gdb.stopped()) is not None:
+                    self._stopped(stop)
+                told = self._held is not None and not self._owed
+                if self._until is not None and (told or self._until < time.monotonic()):
+                    self._no_longer()
+            except GdbError as error:
+                self._give_up(str(error))
+
+    def _take(self) -> bool:
+        """Pass the agent's lines on; whether there may be more."""
+        try:
+            data = os.read(self._out, 1 << 16)
+        except OSError:
+            data = b""
+        *lines, self._lines = (self._lines + data).split(b"\n")
+        for line in lines:
+            if line.startswith(_LANDMARKS):
+                self._landmarks = msgspec.json.decode(line, type=Landmarks)
+                continue
+            self._write(line)
+            self._note_line(line)
+        return bool(data)
+
+    def _note_line(self, line: bytes) -> None:
+        event = self._line.decode(line)
+        self._t = max(self._t, event.t)
+        match event.ev:
+            case "header":
+                self._forget(event.pid)
+                self._attach(BACKENDS[event.backend])
+            case "enter":
+                self._owed.discard((event.tid, "USER_EXEC"))
+                self._newest = event.call
+                if (call := self._calls.get(event.tid)) is not None:
+                    call.number = event.call
+            case "step":
+                self._owed.discard((event.tid, event.id))
+
+    def _write(self, line: bytes) -> None:
+        data = line + b"\n"
+        while data:
+            data = data[os.write(self._stdout, data) :]
+
+    def _emit(self, event: ev.Event) -> None:
+        self._write(encode(event))
+
+    def _note(self, text: str) -> None:
+        self._emit(ev.Note(t=self._t, text=text))
+
+    def _forward(self, *commands: cmd.Command) -> None:
+        with contextlib.suppress(OSError):
+            os.write(self._into, b"".join(encode(command) + b"\n" for command in commands))
+
+    # -- commands ------------------------------------------------------------------------
+
+    def _obey_all(self) -> bool:
+        data = os.read(self._stdin, 1 << 16)
+        *lines, self._words = (self._words + data).split(b"\n")
+        for line in lines:
+            if line.strip():
+                try:
+                    self._obey(self._commands.decode(line))
+                except msgspec.DecodeError as error:
+                    self._note(f"a command was not understood: {error}")
+        if not data:
+            self._thaw("detach")
+            self._let_go()
+            os.close(self._into)
+        return bool(data)
+
+    def _obey(self, command: cmd.AnyCommand) -> None:
+        held = self._held
+        self._no_longer()
+        match command:
+            case cmd.Arm():
+                (self._stops.add if command.stop else self._stops.discard)(command.step)
+            case cmd.Next() | cmd.Continue():
+                self._every = isinstance(command, cmd.Next)
+                if held is None:
+                    self._forward(cmd.Continue())
+                else:
+                    self._thaw("user")
+            case cmd.Release() if held is not None:
+                self._thaw("user")
+            case cmd.Pause() if held is not None:
+                self._note("the machine stands already")
+            case cmd.Inject() if held is not None:
+                self._inject(command, held)
+            case cmd.Limit() if held is not None:
+                self._lower(command.nofile, held)
+            case cmd.Restart() | cmd.Quit() | cmd.Detach():
+                self._thaw("detach")
+                self._no_longer()
+                self._forget(NOBODY)  # the end of this tracee is not held up
+                if isinstance(command, cmd.Detach):
+                    self._let_go()
+                self._forward(command)
+            case cmd.Refuse() if held is not None:
+                self._note("what is refused is armed when the machine runs on: for the next call")
+                self._forward(command)
+            case _:
+                self._forward(command)
+
+    def _inject(self, command: cmd.Inject, held: _Hit) -> None:
+        """Write the signal into the arming map: the program at the held point runs next."""
+        step = command.step or held.step
+        here = step in held.point.steps
+        points = [held.point] if here else [p for p in self._backend.points if step in p.steps]
+        points = [point for point in points if point.injects and point.symbol not in _SILENT]
+        why = ""
+        if not points:
+            why = f"no signal can be sent at {step}"
+        elif here and held.pid != self._pid:
+            why = "another task than the program's runs here"
+        for point in points if not why else ():
+            self._guest.arm(point.name, command.signo, command.times if command.signo else 0)
+        self._emit(
+            ev.Inject(
+                t=self._t, what="signal", pid=self._pid, signo=command.signo, step=step,
+                armed=not why, why=why,
+            )
+        )  # fmt: skip
+
+    def _lower(self, nofile: int, held: _Hit) -> None:
+        before = self._guest.limit(held.task, nofile)
+        if self._limit is None:
+            self._limit = held.tid, held.task, before
+        self._emit(ev.Inject(t=self._t, what="limit", pid=self._pid, limit=nofile, result=0))
+
+    # -- breakpoints ---------------------------------------------------------------------
+
+    def _attach(self, backend: Backend) -> None:
+        """Break where the steps are. Nothing where the agent gave no landmarks."""
+        if self._landmarks is None:
+            return
+        self._backend = backend
+        symbols = self._landmarks.symbols
+        if self._gdb is None:
+            self._gdb = Gdb(self._path)
+            self._agent = self._gdb.cpus[AGENT_CPU]
+            self._guest = Guest(self._gdb, self._landmarks, backend)
+        else:
+            self._gdb.interrupt()
+        self._trampoline = next(symbols[name] for name in TRAMPOLINES if name in symbols)
+        self._points = {
+            (point.symbol, "exit" if point.at == "exit" else "entry"): point
+            for point in backend.points
+            if point.steps and point.symbol in symbols
+        }
+        self._functions = {symbols[symbol]: symbol for symbol, _ in self._points}
+        self._break_at(self._wanted())
+        self._gdb.go()
+
+    def _wanted(self) -> set[int]:
+        """The breakpoints that matter now: others' tasks should not be stopped for nothing."""
+        symbols, cleanup = self._guest.marks.symbols, {*CLEANUPS, *_SILENT}
+        names = {"__sys_socket", *_SILENT}
+        if self._calls:
+            names |= {symbol for symbol, _ in self._points} - cleanup
+        if self._objects:
+            names |= set(CLEANUPS)
+        found = {symbols[name] for name in names if name in symbols}
+        if any(call.frames for call in self._calls.values()):
+            found.add(self._trampoline)
+        return found
+
+    def _break_at(self, wanted: set[int]) -> None:
+        assert self._gdb is not None
+        for address in wanted ^ self._set:
+            self._gdb.breakpoint(address, address in wanted)
+        self._set = wanted
+
+    def _onward(self, cpu: str, at: int, *only: str) -> None:
+        """Past the breakpoint at which this CPU stands, and on: all CPUs, or these."""
+        assert self._gdb is not None
+        self._past(cpu, at)
+        self._gdb.go(*only)
+
+    def _past(self, cpu: str, at: int) -> None:
+        assert self._gdb is not None
+        if at in self._set:
+            self._gdb.breakpoint(at, False)
+            self._gdb.step(cpu)
+            self._gdb.breakpoint(at, True)
+
+    def _stopped(self, stop: Stop) -> None:
+        """The machine stands: at a point of the tracee's, or it goes on at once."""
+        assert self._gdb is not None
+        registers = self._gdb.registers(stop.cpu)
+        if self._held is not None:  # a task of the agent's CPU
+            self._onward(stop.cpu, registers["rip"], self._agent)
+            return
+        self._until = None
+        hit = self._hit(stop.cpu, registers)
+        self._break_at(self._wanted())
+        if hit is None:
+            self._onward(stop.cpu, registers["rip"])
+            return
+        stops = [step for step in hit.point.steps if self._every or step in self._stops]
+        if stops:
+            hit.step = stops[0]
+            self._hold(hit)
+        else:
+            self._pass(hit)
+
+    def _pass(self, hit: _Hit) -> None:
+        """Let it go on, to the probe at this point, which will tell of it."""
+        told = hit.point.steps[0]
+        if hit.point.symbol != "get_signal":  # of which the probe tells later, perhaps
+            self._owed.add((hit.tid, told))
+        if hit.point.name == "EXIT":
+            self._returned(hit)
+        self._past(hit.cpu, hit.registers["rip"])
+        self._only(hit.cpu, AHEAD)
+
+    def _returned(self, hit: _Hit) -> None:
+        self._calls.pop(hit.tid, None)
+        if self._limit is not None and self._limit[0] == hit.tid:
+            _, task, before = self._limit
+            self._guest.limit(task, before)
+            self._limit = None
+
+    # -- what a breakpoint means ---------------------------------------------------------
+
+    def _hit(self, cpu: str, registers: dict[str, int]) -> _Hit | None:
+        """The point that this CPU came to, for the tracee; None: something else."""
+        guest = self._guest
+        task = guest.current(registers)
+        pid, tid = guest.ids(task)
+        mine = pid == self._pid
+        call = self._calls.get(tid) if mine else None
+        if registers["rip"] == self._trampoline:
+            symbol = self._returning(call, registers["rsp"])
+            point = self._points.get((symbol, "exit"))
+        else:
+            symbol = self._functions.get(registers["rip"], "")
+            point = self._points.get((symbol, "entry"))
+            if symbol == "__sys_socket" and mine:
+                self._begun = max(self._begun, self._newest) + 1
+                call = self._calls[tid] = _Call(self._begun)
+            if call is not None and (symbol, "exit") in self._points:
+                call.frames.append((registers["rsp"], symbol))
+        if point is None:
+            return None
+        hit = _Hit(cpu, task, pid, tid, point, 0, (0, 0, 0), registers)
+        if symbol in CLEANUPS:
+            return self._cleanup(hit, symbol)
+        if symbol in _SILENT:
+            return self._ending(hit) if mine else None
+        return self._in_call(hit, call) if call is not None else None
+
+    @staticmethod
+    def _returning(call: _Call | None, rsp: int) -> str:
+        """The function that returned to the trampoline; "" where it is none that we know."""
+        for number, (slot, symbol) in enumerate(call.frames if call is not None else ()):
+            if slot + 8 == rsp:
+                assert call is not None
+                del call.frames[number:]
+                return symbol
+        return ""
+
+    def _in_call(self, hit: _Hit, call: _Call) -> _Hit | None:
+        """What the program at this point makes of its arguments: see bpf/kprobe.c."""
+        guest, registers = self._guest, hit.registers
+        result = registers["rax"]
+        match hit.point.symbol, hit.point.at:
+            case "__sys_socket", "entry":
+                pass
+            case "sock_alloc", _:
+                call.socket = result
+                if result:
+                    self._own("socket", result, call)
+            case "__sock_create", _:
+                if call.created or not call.socket:
+                    return None
+            case "sock_alloc_file", _:
+                if result < _ERRORS:
+                    call.file = result
+                    self._own("file", result, call)
+            case "fd_install", _:
+                if guest.field(registers["rsi"], "file.private_data") != call.socket:
+                    return None
+                hit.fd = registers["rdi"] & 0xFFFFFFFF
+            case "put_unused_fd", _:
+                hit.fd = registers["rdi"] & 0xFFFFFFFF
+            case "__sys_socket", "exit":
+                hit.fd = result if result < _ERRORS and result < 1 << 31 else None
+            case _, "entry":
+                call.created = True
+        hit.call, hit.layers = call.number, call.of(guest)
+        if hit.layers[2]:
+            self._own("sock", hit.layers[2], call)
+        return hit
+
+    def _own(self, kind: str, address: int, call: _Call) -> None:
+        offsets = self._guest.marks.offsets
+        slab = address - offsets["socket_alloc.socket"] if kind == "socket" else address
+        self._objects[slab] = kind, call.number
+
+    def _cleanup(self, hit: _Hit, symbol: str) -> _Hit | None:
+        """A cleanup function was entered: for an object of ours, in whatever task."""
+        guest, offsets = self._guest, self._guest.marks.offsets
+        number, (owner, path) = CLEANUPS[symbol]
+        slab = hit.registers[("rdi", "rsi")[number]]
+        slab -= offsets[f"{owner}.{path}"] if owner else 0
+        kind, hit.call = self._objects.get(slab, ("", 0))
+        if not kind:
+            return None
+        inode = slab + offsets["socket_alloc.vfs_inode"]
+        if symbol == "iput" and guest.field(inode, "inode.i_count", 4) != 1:
+            return None
+        if symbol in _LAST:
+            del self._objects[slab]
+        file = slab if kind == "file" else 0
+        socket = guest.field(file, "file.private_data")
+        if kind == "socket":
+            socket = slab + offsets["socket_alloc.socket"]
+            file = guest.field(socket, "socket.file")
+        sock = slab if kind == "sock" else guest.field(socket, "socket.sk")
+        hit.layers = file, socket, sock
+        return hit
+
+    def _ending(self, hit: _Hit) -> _Hit | None:
+        """A signal that ends the tracee is about to be taken, or it exits with an open socket."""
+        files = [call for kind, call in self._objects.values() if kind == "file"]
+        hit.call = files[-1] if files else self._newest
+        if hit.point.symbol == "get_signal":
+            return hit if self._newest and self._guest.dies(hit.task) else None
+        return hit if files else None
+
+    # -- holds ---------------------------------------------------------------------------
+
+    def _only(self, cpu: str, seconds: float) -> None:
+        """Let one CPU run while the others stand, so long at most."""
+        assert self._gdb is not None
+        self._gdb.go(cpu)
+        self._until = time.monotonic() + seconds
+
+    def _no_longer(self) -> None:
+        """The one CPU has had its time: all stand if a task is held, else all run."""
+        if self._until is None or self._gdb is None:
+            return
+        self._gdb.interrupt()
+        self._until = None
+        if self._held is None:
+            self._gdb.go()
+        else:
+            self._owed.clear()
+
+    def _hold(self, hit: _Hit) -> None:
+        guest, point = self._guest, hit.point
+        self._held = hit
+        hit.since = time.monotonic_ns()
+        assert self._gdb is not None
+        self._gdb.registers(hit.cpu)  # whose memory is read
+        unset = {"type"} if point.name == "SOCK_ALLOC" else set()
+        pending, shared, blocked = guest.signals(hit.task)
+        self._emit(
+            ev.Held(
+                t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid,
+                how="frozen", symbol=point.symbol, at=point.at, state="R", wchan="",
+                since=self._t, snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
+                registers={name: hex(hit.registers[name]) for name in _SHOWN},
+                pending=pending, shared=shared, blocked=blocked, fds=guest.fds(hit.task),
+            )
+        )  # fmt: skip
+        where = f"the whole machine stands, at {point.symbol} {point.at}"
+        self._emit(ev.State(t=self._t, pid=self._pid, state="held", why=where))
+        if self._owed:
+            self._only(self._agent, PATIENCE)
+
+    def _thaw(self, by: ev.By) -> None:
+        """The machine runs on."""
+        self._no_longer()
+        hit, self._held = self._held, None
+        if hit is None or self._gdb is None:
+            return
+        self._emit(
+            ev.Released(
+                t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid, by=by,
+                held=time.monotonic_ns() - hit.since, snap=ev.Snapshot(),
+            )
+        )  # fmt: skip
+        self._emit(ev.State(t=self._t, pid=self._pid, state="running"))
+        self._pass(hit)
+
+    def _let_go(self) -> None:
+        """Leave the machine to itself."""
+        if self._gdb is not None:
+            self._gdb.interrupt()
+            self._break_at(set())
+            self._gdb.detach()
+        self._gdb = self._landmarks = self._until = None
+
+    def _give_up(self, why: str) -> None:
+        """The stub is gone, and most likely the machine. What the agent says still passes."""
+        if self._gdb is not None:
+            self._gdb.close()
+            self._note(f"the machine is not frozen any more: {why}")
+        self._gdb = self._landmarks = self._held = self._until = None
+
+
+_SILENT = ("get_signal", "do_exit")  # points where the agent's program sends no signal
+_LAST = ("sock_close", "__sk_destruct", "sock_free_inode")  # their objects are gone after them
