@@ -1,0 +1,752 @@
+"""The app: one story, a cursor in it, and what the keys do. Live and replay are the same code."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.segment import Segment
+from textual import on, work
+from textual.app import App, SystemCommand
+from textual.binding import Binding
+from textual.color import Color
+from textual.content import Content
+from textual.filter import LineFilter
+from textual.message import Message
+from textual.notifications import SeverityLevel
+from textual.screen import Screen
+
+from recordings import commands, diff
+from recordings import events as ev
+from recordings.commands import HOLDS
+from recordings.experiments import Experiment, Outcome, outcome
+from recordings.story import Moment, Story
+from recordings.stream import StreamError, read
+from recordings.words import LAYERS, hold_how, state_text, visible
+from tui import export, keys, places, plain, theme
+from tui.lab import ASLEEP, PYTHON
+from tui.options import Options
+from tui.pane import Pane
+from tui.puzzle import Claims, Comparison, Lab
+from tui.screens import Ask, Choose, Details, Find, Help, Inject, Page, Stops
+from tui.session import Session
+from tui.source import Live, Replay, Source
+from tui.views import call, find, history, puzzle, times
+from tui.views.look import QUIET, STOPS, Look, cut, text
+
+# Seconds at least between two screens that the source, and not a key, asks for.
+FRAME, LOADING = 0.03, 0.2
+LAST = 10.0  # seconds that it may take to end, once told so by a signal
+LEAVE = [
+    ("detach", Content("Detach and resume: the program runs on")),
+    ("kill", Content("Kill the program")),
+    ("cancel", Content("Cancel")),
+]
+
+
+class Ascii(LineFilter):
+    """Whatever is drawn, Textual's own widgets included, leaves in ASCII."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        return [Segment(plain.to_ascii(text), style, more) for text, style, more in segments]
+
+
+@dataclass
+class Kept:
+    """A session that goes on, unseen, while another recording is looked at."""
+
+    source: Source
+    story: Story
+    moment: Moment | None
+
+    def feed(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Header) and self.story.header is not None:
+            self.story, self.moment = Story(), None
+        moment = self.story.feed(event)
+        self.moment = self.moment or moment
+
+
+@dataclass
+class Trial:
+    """An experiment that the program was restarted for; `on` once it has been."""
+
+    experiment: Experiment
+    on: bool = False
+    signalled: bool = False
+
+
+class Sockstep(App[None]):
+    """Renders a story and sends commands."""
+
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (140, "-vast")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (28, "-high"), (40, "-tall")]  # noqa: RUF012
+    BINDINGS = [b for b in keys.ALL if b.id not in keys.OF_SCREEN]  # noqa: RUF012
+
+    @dataclass
+    class Arrived(Message):
+        """Events came."""
+
+        batch: list[ev.Event]
+        source: Source
+
+    @dataclass
+    class Ended(Message):
+        """The source has no more; `trouble` says why where it should have had."""
+
+        trouble: str
+        source: Source
+
+    @dataclass
+    class Progress(Message):
+        """The agent, starting, says what it does."""
+
+        text: str
+
+    def __init__(self, source: Source | None = None, keymap: dict[str, str] | None = None) -> None:
+        # NO_COLOR: let the terminal's own two colours be all there are.
+        bare = "NO_COLOR" in os.environ
+        super().__init__(ansi_color=True if bare else None)
+        for each in (theme.DARK, theme.ANSI):
+            self.register_theme(each)
+        few = self.console.color_system in (None, "standard")
+        self.theme = theme.ANSI.name if bare or few else theme.DARK.name
+        self._ascii = [Ascii()] if plain.ascii_wanted() else []
+        if keymap:
+            self.set_keymap(keymap)
+        self.source = source
+        self.story = Story()
+        self.moment: Moment | None = None
+        self.layer = "socket"
+        self.stops = STOPS  # and hold points: all that are armed
+        if isinstance(source, Live) and source.holds:
+            self.stops |= HOLDS.keys()
+        self.farewell: commands.Command | None = commands.Detach()
+        self.error: StreamError | None = None  # the session never began
+        self._output = history.OutputLines()
+        self._lost_agent = ""
+        self._progress = "starting"
+        self._awaited = False  # the user ran the program for its next step: look at that
+        self._asked = False  # a command is on its way that changes the tracee's state
+        self._held_since = 0.0  # when the tracee came to its hold, by our clock
+        self._words = ""  # last searched
+        self._kept: Kept | None = None
+        self._trial: Trial | None = None
+        self._own: list[str] | None = None  # what the user debugs, while an experiment runs
+        self._outcomes: dict[str, Outcome] = {}
+        self._drawn = 0.0
+        self._due = False
+
+    # -- the source ----------------------------------------------------------------------
+
+    @property
+    def live(self) -> bool:
+        return self.source is not None and self.source.live
+
+    @property
+    def state(self) -> ev.State | None:
+        """The tracee's own state, not that of a child of its."""
+        header = self.story.header
+        states = reversed(self.story.states)
+        return next((state for state in states if header and state.pid == header.pid), None)
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        return [*super().get_line_filters(), *self._ascii]
+
+    def get_default_screen(self) -> Screen[None]:
+        return Session()
+
+    def on_mount(self) -> None:
+        self.set_interval(1.0, self._tick)
+        self.animation_level = "none"
+        loop = asyncio.get_running_loop()
+
+        def leave(signo: int, _frame: object) -> None:
+            # A write to a terminal that is gone may block Textual for ever. At our end, however it
+            # comes, the agent lets go.
+            last = threading.Timer(LAST, os._exit, (128 + signo,))
+            last.daemon = True
+            last.start()
+            loop.call_soon_threadsafe(self.exit, None, 128 + signo)
+
+        for signo in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signo, leave)
+        if self.source is None:
+            self.choose_recording()
+        else:
+            self.follow(self.source)
+        self.action_show()
+
+    @work(exclusive=True)
+    async def choose_recording(self) -> None:
+        """The picker of `sockstep replay` without a file."""
+        known = places.known_recordings()
+        found = [(str(path), export.summary(path)) for path in known]
+        if not found:
+            self.error = StreamError("there are no recordings yet: sockstep replay FILE")
+            self.exit(return_code=2)
+            return
+        while self.source is None:
+            choice = await self.push_screen_wait(Choose("REPLAY which recording?", found))
+            if choice is None:
+                self.exit()
+                return
+            try:
+                self.source = Replay(Path(choice))
+            except StreamError as error:
+                self.tell(str(error), "error")
+        self.refresh_bindings()
+        self.follow(self.source)
+
+    @work(group="source")
+    async def follow(self, source: Source) -> None:
+        trouble = ""
+        try:
+            async for batch in source.batches():
+                if source not in (self.source, self._kept and self._kept.source):
+                    return  # another recording is looked at by now
+                self.post_message(self.Arrived(batch, source))
+        except StreamError as error:
+            trouble = str(error)
+        self.post_message(self.Ended(trouble, source))
+
+    @on(Arrived)
+    def take(self, message: Arrived) -> None:
+        source, kept = message.source, self._kept
+        for event in message.batch:
+            if source is self.source:
+                self._feed(event)
+                self._conduct(event, self.story, source)
+            elif kept is not None and source is kept.source:
+                kept.feed(event)
+                self._conduct(event, kept.story, source)
+        self._soon()
+
+    def _feed(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Header) and self.story.header is not None:
+            self._restarted()
+        last = self.story.moments[-1] if self.story.moments else None
+        moment = self.story.feed(event)
+        if moment is not None and (
+            self._awaited or self.moment is None or (self.story.held and self.moment is last)
+        ):
+            self.moment, self._awaited = moment, False
+        if isinstance(event, ev.Held) and self.story.held[event.tid].event is event:
+            self._held_since = time.monotonic()
+        if isinstance(event, ev.State | ev.Held | ev.Released):
+            self._asked = False
+        if isinstance(event, ev.State) and event.state == "exited":
+            self._awaited = False
+
+    def _restarted(self) -> None:
+        self.story, self.moment = Story(), None
+        self._output = history.OutputLines()
+        self._awaited = self._asked = False
+        self.query_one_session().restart()
+
+    @on(Ended)
+    def ended(self, message: Ended) -> None:
+        source, kept, story = message.source, self._kept, self.story
+        if kept is not None and source is kept.source:
+            story = kept.story
+        elif source is not self.source:
+            return
+        if source.live and story.header is not None:
+            if story.end is None or story.end.why != "detached":
+                self._lost_agent = message.trouble or "it ended"
+        elif message.trouble and kept is not None:
+            self.tell(message.trouble, "error")  # of one of two: the other is still good
+        elif message.trouble:
+            self.error = StreamError(message.trouble)
+            self.farewell = commands.Quit()  # what was never shown is not to run on unseen
+            self.exit(return_code=2)
+        elif source.live:
+            self._lost_agent = "it ended"
+        self.action_show()
+
+    @on(Progress)
+    def progress(self, message: Progress) -> None:
+        self._progress = message.text
+        if self.story.header is None:
+            self._soon()
+
+    # -- the screen ----------------------------------------------------------------------
+
+    def query_one_session(self) -> Session:
+        session = self.screen_stack[0]
+        assert isinstance(session, Session)
+        return session
+
+    def look(self) -> Look:
+        return Look(self.story, self.moment, self.layer, self.stops, self.live)
+
+    def _soon(self) -> None:
+        """Draw, but not for every batch of a source that has much to say."""
+        wait = self._drawn + (FRAME if self.live else LOADING) - time.monotonic()
+        if wait <= 0:
+            self.action_show()
+        elif not self._due:
+            self._due = True
+            self.set_timer(wait, self.action_show)
+
+    def action_show(self) -> None:
+        """Show what is looked at: every pane draws only what is new to it."""
+        if not self.screen_stack:  # a timer's last tick, after the end
+            return
+        self._due, self._drawn = False, time.monotonic()
+        look = self.look()
+        output = self._output.take(self.story.output)
+        if isinstance(page := self.screen, Page):  # it hides the session
+            if page.is_mounted:
+                page.show(look, output)
+        elif (session := self.query_one_session()).is_mounted:
+            session.show(look, self._badge(session.size.width), output)
+
+    def _badge(self, width: int) -> Content:
+        """What the tracee does now, and what is looked at: two things that must not be mixed."""
+        state, moments = self.state, self.story.moments
+        number = f"{self.moment.index + 1 if self.moment else 0}/{len(moments)}"
+        if not self.live:
+            back = "  q: back" if self._kept else ""
+            words, style = f"REPLAY {number}{back}", "$primary"
+        elif self._lost_agent:
+            words, style = f"AGENT LOST {self._lost_agent}", "$error"
+        elif self.story.end is not None and self.story.end.why == "detached":
+            words, style = "DETACHED", "$primary"
+        elif state is None:
+            words, style = f"STARTING {self._progress}", "$primary"
+        elif self.story.held:
+            hold = next(iter(self.story.held.values()))
+            words, style = f"HELD {self._hold_text(hold.event)}", "$warning"
+        else:
+            words = state_text(state)
+            style = {"running": "$success", "exited": "$quiet"}.get(state.state, "$warning")
+        head, _, rest = words.partition(" ")
+        badge = text(f" {head} ", f"bold reverse {style}") + text(f" {rest}", style)
+        badge += text("  " + times.looking(self.look(), width - badge.cell_length - 3))
+        if self.live and moments:
+            right = f"step {number} "
+            room = width - badge.cell_length - len(right)
+            if room > 1:
+                badge += text(" " * room + right, QUIET)
+        return cut(badge, width)
+
+    def _hold_text(self, event: ev.Held) -> str:
+        """How and where it is held, for how long now, and for how long at most."""
+        past = time.monotonic() - self._held_since
+        where = f"{event.symbol} {event.at}" if event.how == "frozen" else event.point
+        words = f"{hold_how(event)} at {where}, {past:.0f} s"
+        if event.until is not None:
+            words += f", {max(0, (event.until - event.since) / 1e9 - past):.0f} s left"
+        return words
+
+    def _tick(self) -> None:
+        if self.live and self.story.held:
+            self._soon()
+
+    def tell(self, text: str, severity: SeverityLevel = "information", seconds: float = 4) -> None:
+        """Say something for a moment; only the last word stands."""
+        self.clear_notifications()
+        self.notify(visible(text), severity=severity, markup=False, timeout=seconds)
+
+    # -- walking -------------------------------------------------------------------------
+
+    def look_at(self, moment: Moment) -> None:
+        self.moment = moment
+        self.action_show()
+
+    def action_walk(self, by: int) -> bool:
+        """Move in what was captured; nothing is read again, and the program does not run."""
+        moments = self.story.moments
+        at = (self.moment.index if self.moment else -1) + by
+        if 0 <= at < len(moments):
+            self.look_at(moments[at])
+            return True
+        return False
+
+    def action_next(self) -> None:
+        if not self.action_walk(1):
+            self._resume(commands.Next())
+
+    def action_previous(self) -> None:
+        self.action_walk(-1)
+
+    def action_first(self) -> None:
+        if self.story.moments:
+            self.look_at(self.story.moments[0])
+
+    def action_newest(self) -> None:
+        if self.story.moments:
+            self.look_at(self.story.moments[-1])
+
+    def action_call(self, by: int) -> None:
+        numbers = list(self.story.calls)
+        if self.moment is None or not numbers:
+            return
+        at = numbers.index(self.moment.call.number) + by
+        if 0 <= at < len(numbers):
+            self.look_at(self.story.calls[numbers[at]].moments[0])
+
+    def action_layer(self, by: int) -> None:
+        names = list(LAYERS)
+        self.layer = names[(names.index(self.layer) + by) % len(names)]
+        self.query_one_session().look_into(self.layer)
+        self.action_show()
+
+    @on(Pane.Picked)
+    def picked(self, message: Pane.Picked) -> None:
+        """A click on a step, or on a line of the log."""
+        moment = None
+        if message.pane.id == "steps" and self.moment is not None:
+            found = call.rows(self.moment.call, self.story)
+            moment = found[message.line].moment if message.line < len(found) else None
+        elif message.pane.id == "log" and message.line < len(self.story.log):
+            moment = history.moment_at(self.story, message.line)
+        if moment is not None:
+            self.look_at(moment)
+
+    # -- the tracee ----------------------------------------------------------------------
+
+    def _resume(self, command: commands.Command) -> None:
+        state = self.state
+        if not self.live:
+            self.tell("The recording ends here.")
+        elif self._lost_agent or self.source is None:
+            self.tell("The agent is gone: only what was captured is left.", "warning")
+        elif state is None:
+            self.tell("The agent is still starting.")
+        elif state.state == "exited":
+            which = "your own program" if self._own else "it again"
+            self.tell(f"The program has ended: r runs {which}.")
+        elif self._asked or (state.state == "running" and not self.story.held):
+            self.tell("The program is running: its next step has not come yet.")
+        else:
+            self._awaited = self._asked = True
+            self.source.send(command)
+
+    def _send(self, command: commands.Command) -> bool:
+        if not self.live or self.source is None or self._lost_agent or self.story.header is None:
+            self.tell("There is no agent to ask.", "warning")
+            return False
+        self.source.send(command)
+        return True
+
+    def action_continue(self) -> None:
+        self._resume(commands.Continue())
+
+    def action_pause(self) -> None:
+        state = self.state
+        if state is not None and state.state == "running":
+            self._send(commands.Pause())
+
+    def action_restart(self) -> None:
+        """Anew; after an experiment, what the user came for."""
+        if self._send(commands.Restart(argv=self._own)):
+            self._own = self._trial = None
+
+    def action_stop(self) -> None:
+        if self.moment is None:
+            self.action_stops()
+        elif self.moment.id not in STOPS:
+            self.tell(f"{self.moment.id} is no step at which the program can stop.")
+        else:
+            self._set_stops(self.stops ^ {self.moment.id})
+
+    @work
+    async def action_stops(self) -> None:
+        blind = self.story.blind
+        holds = {point: blind.get(point, "") for point in HOLDS if point in {*self.stops, *blind}}
+        wanted = await self.push_screen_wait(Stops(self.stops, holds))
+        if wanted is not None:
+            self._set_stops(wanted)
+
+    def _set_stops(self, wanted: frozenset[str]) -> None:
+        for id in sorted(wanted ^ self.stops):
+            command = (
+                commands.HoldAt(point=id, on=id in wanted)
+                if id in HOLDS
+                else commands.Arm(step=id, stop=id in wanted)
+            )
+            if not self._send(command):
+                return
+        self.stops = wanted
+        self.action_show()
+
+    @work
+    async def action_inject(self) -> None:
+        chosen = await self.push_screen_wait(Inject(self.story))
+        if chosen is not None:
+            self._send(chosen)
+
+    # -- the puzzle ----------------------------------------------------------------------
+
+    @work
+    async def action_claims(self) -> None:
+        claim = await self.push_screen_wait(Claims(self.story))
+        if claim is None:
+            return
+        moment = puzzle.moment_of(claim, self.story)
+        if moment is not None:
+            self.look_at(moment)
+        elif claim.status == "not tested":
+            self.open_lab(claim.tests)
+        else:
+            self.tell("The evidence names no single moment.")
+
+    def action_lab(self) -> None:
+        """The lab, at the experiment that ended last."""
+        self.open_lab(next(reversed(self._outcomes), ""))
+
+    @work
+    async def open_lab(self, name: str = "") -> None:
+        self.clear_notifications()  # an outcome's note would stand over what it is about
+        in_vm = isinstance(self.source, Live) and self.source.in_vm
+        chosen = await self.push_screen_wait(Lab(self.look(), in_vm, self._outcomes, name))
+        if chosen is None:
+            return
+        experiment, run = chosen
+        if run:
+            self._try(experiment)
+        elif sample := puzzle.sample_of(experiment):
+            self._look_aside(sample)
+
+    def _try(self, experiment: Experiment) -> None:
+        """Restart the program as an experiment; its steps are then the user's to walk."""
+        header = self.story.header
+        if header is None or not self._send(commands.Restart(argv=experiment.argv(PYTHON))):
+            return
+        self._own = self._own or list(header.argv)
+        self._trial = Trial(experiment)
+        self.tell(f"{experiment.name}: n and c run it; r goes back to your program", seconds=8)
+
+    def _conduct(self, event: ev.Event, story: Story, source: Source) -> None:
+        """Inject what the experiment injects, when its time has come; judge it at its end."""
+        trial = self._trial
+        if trial is None or not source.live:
+            return
+        if isinstance(event, ev.Header):
+            trial.on = True
+        if not trial.on:
+            return  # the program before it ends
+        experiment = trial.experiment
+        match event:
+            case ev.State(state="stopped", why="before its first instruction"):
+                for words in experiment.inject:
+                    source.send(commands.injection(words))
+            case ev.Step(id="STEP_13", at="entry") if (
+                experiment.while_asleep and not trial.signalled
+            ):
+                trial.signalled = True
+                self.set_timer(ASLEEP, lambda: self._signal_asleep(trial, source))
+            case ev.End():
+                self._trial = None
+                done = outcome(experiment, story, str(source.path or ""))
+                self._outcomes.pop(experiment.name, None)
+                self._outcomes[experiment.name] = done
+                self.tell(puzzle.outcome_text(done), seconds=20)
+
+    def _signal_asleep(self, trial: Trial, source: Source) -> None:
+        if trial is self._trial:
+            armed = commands.injection(f"{trial.experiment.while_asleep}@STEP_13")
+            assert isinstance(armed, commands.Inject)
+            source.send(commands.Inject(signo=armed.signo))
+
+    @work
+    async def action_diff(self) -> None:
+        """This recording, as far as it goes, is A."""
+        own = self.source.path if self.source else None
+        found = [(str(p), export.summary(p)) for p in places.known_recordings() if p != own]
+        choice = await self.push_screen_wait(Choose("DIFF with which recording?", found))
+        if choice is None:
+            return
+        path = Path(choice)
+        try:
+            other = await asyncio.to_thread(lambda: Story.of(read(path)))
+        except (StreamError, OSError) as error:
+            self.tell(str(error), "error")
+            return
+        title = own.stem if own else "this session"
+        self.push_screen(Comparison(title, path.stem, diff.diff(self.story, other)))
+
+    def _look_aside(self, path: Path) -> None:
+        """Replay a recording over the session, which goes on and is come back to."""
+        try:
+            replay = Replay(path)
+        except StreamError as error:
+            self.tell(str(error), "error")
+            return
+        if self._kept is None and self.source is not None:
+            self._kept = Kept(self.source, self.story, self.moment)
+        self._restarted()
+        self.source = replay
+        self.refresh_bindings()
+        self.follow(replay)
+        self.action_show()
+
+    def _look_back(self) -> None:
+        assert self._kept is not None
+        self._restarted()
+        kept, self._kept = self._kept, None
+        self.source, self.story, self.moment = kept.source, kept.story, kept.moment
+        self.refresh_bindings()
+        self.action_show()
+
+    # -- looking, finding, keeping -------------------------------------------------------
+
+    def action_details(self, view: str) -> None:
+        self.push_screen(Details(view))
+
+    @work
+    async def action_go(self) -> None:
+        wish = await self.push_screen_wait(
+            Ask("GO TO", hint="a step's number (12), name (STEP_16, vfs), or a call (call 3)")
+        )
+        if wish is None:
+            return
+        moment = find.named_moment(wish, self.look())
+        if moment is None:
+            self.tell(f"There is no step or call {wish!r} here.", "warning")
+        else:
+            self.look_at(moment)
+
+    @work
+    async def action_find(self) -> None:
+        line = await self.push_screen_wait(Find(self.look(), self._words))
+        if line is None:
+            return
+        moment = find.moment_near(self.story, line)
+        if moment is not None:
+            self.look_at(moment)
+
+    @work
+    async def action_save(self) -> None:
+        path = self.source.path if self.source else None
+        if path is None:
+            self.tell("There is no recording to save.", "warning")
+            return
+        wish = await self.push_screen_wait(Ask("SAVE as", str(Path.cwd() / path.name)))
+        if wish is not None:
+            self._keep(lambda: export.save(path, Path(wish).expanduser()))
+
+    @work
+    async def action_export(self) -> None:
+        path = self.source.path if self.source else None
+        kind = await self.push_screen_wait(Choose("EXPORT", export.KINDS_SHOWN))
+        if kind is None or path is None:
+            return
+        name = f"{path.stem}{export.ENDINGS[kind]}"
+        wish = await self.push_screen_wait(Ask(f"EXPORT {kind} to", str(Path.cwd() / name)))
+        if wish is not None:
+            self._keep(lambda: export.write(kind, Path(wish).expanduser(), path, self.look()))
+
+    def _keep(self, act: object) -> None:
+        try:
+            where = act()  # type: ignore[operator]
+        except (OSError, StreamError) as error:
+            self.tell(str(error), "error")
+        else:
+            self.tell(f"Written: {where}")
+
+    def action_help(self) -> None:
+        active = self.query_one_session().active_bindings.values()
+        bound = []
+        for known in keys.ALL:
+            own = [self.get_key_display(a.binding) for a in active if a.binding.id == known.id]
+            if own:
+                bound.append((" ".join(dict.fromkeys(own)), known.tooltip, known.id or ""))
+        self.push_screen(Help(bound, places.keymap()))
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return self.live if action in keys.LIVE_ONLY else True
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        for binding in keys.ALL:
+            name, _, _ = binding.action.removeprefix("app.").partition("(")
+            if self.check_action(name, ()):
+                title = f"{binding.description.capitalize()} ({binding.key_display or binding.key})"
+                yield SystemCommand(title, binding.tooltip, self._runner(binding))
+        yield SystemCommand("Theme", "Other colours", self.action_change_theme)
+
+    def _runner(self, binding: Binding):  # type: ignore[no-untyped-def]
+        async def run() -> None:
+            await self.run_action(binding.action)
+
+        return run
+
+    # -- the end -------------------------------------------------------------------------
+
+    async def action_quit(self) -> None:
+        self.action_leave()
+
+    @work
+    async def action_leave(self) -> None:
+        """Quit; while the program lives, ask what is to become of it: detaching is first."""
+        if self._kept is not None:
+            self._look_back()
+            return
+        state, header = self.state, self.story.header
+        lives = state is not None and state.state != "exited" and not self._lost_agent
+        if not self.live or header is None or not lives or self.story.end is not None:
+            self.farewell = commands.Quit() if self.live else None
+            self.exit()
+            return
+        title = f"QUIT  {visible(' '.join(header.argv))} is still alive"
+        choice = await self.push_screen_wait(Choose(title, LEAVE))
+        if choice in ("detach", "kill"):
+            self.farewell = commands.Quit() if choice == "kill" else commands.Detach()
+            self.exit()
+
+
+def debug(options: Options) -> int:
+    """The app over a live agent; the exit status. Raises StreamError if it never began."""
+    return asyncio.run(_debug(options, keys.load(places.keymap())))
+
+
+async def _debug(options: Options, keymap: dict[str, str]) -> int:
+    waiting = True
+    app: Sockstep | None = None
+
+    def progress(text: str) -> None:
+        if app is not None and app.is_running:
+            app.post_message(app.Progress(text))
+        elif waiting:
+            print(f"sockstep: {visible(text)}", flush=True)
+
+    agent = Live(options, progress)
+    await agent.start()
+    try:
+        if options.via is not None:  # it may ask for a password: the terminal is still its own
+            await agent.greet()
+        waiting = False
+        app = Sockstep(agent, keymap)
+        await app.run_async()
+    except BaseException:
+        await agent.close(commands.Detach() if app is not None else commands.Quit())
+        raise
+    await agent.close(app.farewell)
+    if app.error is not None:
+        raise app.error
+    for path in agent.recordings:
+        print(plain.out(f"recorded in {visible(str(path))}"))
+    if agent.trouble:
+        raise StreamError(agent.trouble)
+    return app.return_code or 0
+
+
+def replay(path: Path | None) -> int:
+    """The app over a recording, or over a picker of them. Raises StreamError for a bad one."""
+    keymap = keys.load(places.keymap())
+    app = Sockstep(Replay(path) if path is not None else None, keymap)
+    app.run()
+    if app.error is not None:
+        raise app.error
+    return app.return_code or 0

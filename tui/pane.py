@@ -1,0 +1,115 @@
+"""The one widget behind every view: lines of text, of which only those that changed are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from textual import events
+from textual.content import Content
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.scroll_view import ScrollView
+from textual.strip import Strip
+from textual.visual import Visual
+
+
+class Pane(ScrollView, can_focus=False):
+    """Shows a sequence of lines, long ones included: only what is on the screen is asked for."""
+
+    @dataclass
+    class Picked(Message):
+        """A line was clicked."""
+
+        pane: Pane
+        line: int
+
+    def __init__(self, title: str = "", id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._title, self._titling = "", False
+        self._lines: Sequence[Content] = ()
+        self._shown: dict[int, Content] = {}  # line → what stands on the screen
+        self._widest = 0
+        self.entitle(title)
+
+    def entitle(self, title: str) -> None:
+        if title != self._title:
+            self._title = title
+            self._titling = True
+            self.border_title = Content(title)
+            self._titling = False
+
+    def refresh(self, *regions: Region, **how: bool) -> Self:
+        """A new title is no reason to draw more than the rule that it stands in."""
+        if self._titling and not regions:
+            regions = (Region(0, -1, self.outer_size.width, 1),)
+        return super().refresh(*regions, **how)
+
+    @property
+    def room(self) -> Size:
+        """The cells that there are for lines."""
+        return self.scrollable_content_region.size
+
+    def show(self, lines: Sequence[Content], mark: int | None = None) -> None:
+        """Draw what differs from what is there; keep line `mark` in sight."""
+        self._lines = lines
+        if mark is not None:
+            self._keep_in_sight(mark, len(lines))
+        size, top = self.size, self.scroll_offset.y
+        shown = {y: lines[y] for y in range(top, min(top + size.height, len(lines)))}
+        news = [y for y in range(top, top + size.height) if not self._stands(y, shown)]
+        for first, last in runs(news):
+            self.refresh(Region(0, first - top, size.width, last - first + 1))
+        self._shown = shown
+        self._widest = max([self._widest, *(line.cell_length for line in shown.values())])
+        self.virtual_size = Size(self._widest, len(lines))
+
+    def _stands(self, y: int, shown: dict[int, Content]) -> bool:
+        """Whether line y is on the screen already, as it is to be."""
+        line, before = shown.get(y), self._shown.get(y)
+        if line is None or before is None:
+            return line is before
+        return line.is_same(before)
+
+    def restart(self) -> None:
+        """Forget everything: what comes is another text."""
+        self._lines, self._shown, self._widest = (), {}, 0
+        self.virtual_size = Size(0, 0)
+        self.scroll_to(0, 0, animate=False)
+        self.refresh()
+
+    def _keep_in_sight(self, line: int, count: int) -> None:
+        height = max(1, self.room.height)
+        top = self.scroll_offset.y
+        if not top <= line < top + height:
+            target = line if line < top else line - height + 1
+            self.virtual_size = Size(self._widest, count)
+            self.scroll_to(y=max(0, target), animate=False, force=True)
+
+    def render_line(self, y: int) -> Strip:
+        left, top = self.scroll_offset
+        width = self.size.width
+        line = top + y
+        style = self.visual_style
+        if not 0 <= line < len(self._lines):
+            return Strip.blank(width, style.rich_style)
+        text = self._lines[line]
+        strips = Visual.to_strips(self, text, max(1, text.cell_length), 1, style)
+        return strips[0].crop_extend(left, left + width, style.rich_style)
+
+    def on_click(self, event: events.Click) -> None:
+        offset = event.get_content_offset(self)
+        if offset is not None:
+            self.post_message(self.Picked(self, offset.y + self.scroll_offset.y))
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising numbers as (first, last) of each unbroken run: 1 2 3 7 → (1, 3) (7, 7)."""
+    found: list[tuple[int, int]] = []
+    for number in numbers:
+        if found and found[-1][1] == number - 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found

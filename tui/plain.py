@@ -1,0 +1,71 @@
+"""What the terminal can show, and the signs we print: in Unicode or, for it, in ASCII.
+
+Everything is written once, in Unicode. For an ASCII locale each character is replaced by one of
+the same width, on its way out: so no picture exists twice.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.cells import cell_len
+
+SIGNS = {"pass": "✓", "fail": "✗", "unobservable": "○"}
+UNCHECKED = "–"  # captured; another reading of the step makes the check
+AHEAD = "·"  # not reached, or not yet
+
+_SAME_WIDTH = {
+    "─━╌═": "-", "│┃║": "|", "┌┐└┘├┤┬┴┼╭╮╰╯╷╵": "+", "▼▾": "v", "▲▴": "^", "▶▸→›": ">",
+    "◀◂←‹": "<", "✓": "+", "✗×╳": "x", "○◌": "o", "●•": "*", "■": "#", "‖": "H", "□": "=", "·": ".",
+    "…": "~", "µ": "u", "−–—": "-", "≠": "!", "†": "+", "⏎": "/", "“”": '"', "‘’": "'",
+    "▁▂▃▄▅▆▇█▉▊▋▌▍▎▏▐▔▕▀": " ", "┊┆╎": ":", "▪": "#", "↑": "^", "↓": "v", "\u00a0": " ",
+    "╸╺╴╶": "-", "╹╻": "|", "⫽": "/", "◉": "@", "▽": "v", "△": "^",
+}  # fmt: skip
+_TABLE = {ord(char): sign for chars, sign in _SAME_WIDTH.items() for char in chars}
+
+
+def ascii_wanted() -> bool:
+    """Whether the terminal is to get nothing but ASCII: the C locale, or the Linux console.
+
+    Python itself turns the C locale into UTF-8 (PEP 538, 540), so what it says of its own
+    encoding does not tell. PEP 538 does so by setting LC_CTYPE to C.UTF-8.
+    """
+    if os.environ.get("TERM") == "linux":
+        return True  # its fonts have 256 or 512 glyphs
+    ctype = os.environ.get("LC_CTYPE", "")
+    if ctype == "C.UTF-8" and _coerced():
+        ctype = ""
+    locale = os.environ.get("LC_ALL") or ctype or os.environ.get("LANG") or "C"
+    return sys.platform != "win32" and "UTF8" not in locale.upper().replace("-", "")
+
+
+def _coerced() -> bool:
+    """Whether LC_CTYPE was not in the environment that we were started with."""
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            return b"LC_CTYPE=C.UTF-8" not in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def terminal() -> bool:
+    """Whether a full-screen app can be shown: a terminal on all sides, and not a dumb one.
+
+    Textual draws on stderr.
+    """
+    capable = os.environ.get("TERM", "dumb") not in ("dumb", "")
+    return capable and all(side.isatty() for side in (sys.stdin, sys.stdout, sys.stderr))
+
+
+def to_ascii(text: str) -> str:
+    """The same picture in ASCII, cell by cell."""
+    if text.isascii():
+        return text
+    text = text.translate(_TABLE)
+    return "".join(char if char.isascii() else "?" * cell_len(char) for char in text)
+
+
+def out(text: str) -> str:
+    """Text as this terminal can show it."""
+    return to_ascii(text) if ascii_wanted() else text

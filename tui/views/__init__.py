@@ -1,0 +1,1 @@
+"""What each pane shows: functions from a `Look` to lines of text. No widgets here."""
