@@ -1,0 +1,442 @@
+"""The command line: what it starts, what it prints, and one clear line for bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from recordings import events as ev
+from recordings.story import Story
+from recordings.stream import encode, read
+from tests import streams
+from tests.live import ROOT, SOCKET_TEST, needs_root, unless
+from tui import cli, places, plain
+from tui.options import Options
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
+    return clean | {
+        "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HOME": str(tmp_path),
+        "XDG_STATE_HOME": str(tmp_path / "state"), "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }  # fmt: skip
+
+
+def sockstep(
+    *args: str, env: dict[str, str], input: str = "", cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tui.cli", *args]
+    return subprocess.run(
+        command, env=env, cwd=cwd, input=input, capture_output=True, text=True, timeout=90,
+        check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def two_calls(tmp_path: Path) -> Path:
+    path = tmp_path / "two.jsonl"
+    path.write_bytes(b"".join(encode(event) + b"\n" for event in streams.whole(2)))
+    return path
+
+
+def refused(run: subprocess.CompletedProcess[str], *words: str) -> None:
+    """One line on stderr, status 2, no traceback, nothing that a terminal would obey."""
+    assert run.returncode == 2, run
+    assert run.stdout == ""
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert run.stderr.startswith("sockstep: ")
+    assert run.stderr.rstrip("\n").isprintable()
+    for word in words:
+        assert word in run.stderr
+
+
+# -- bad input -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("no-such-program-here",), "no such program"),
+        (("./also/not/there",), "no such program"),
+        (("--", "replay"), "replay: no such program"),
+        (("--bogus", "ls"), "No such option"),
+        (("--backend",), "requires an argument"),
+        (("record", "ls"), "record needs -o FILE"),
+        (("record", "-o", "x.jsonl"), "Missing argument"),
+        (("report",), "Missing argument"),
+        (("report", "/nowhere/x.jsonl"), "No such file"),
+        (("report", "/etc"), "is a directory"),
+        (("replay", "/nowhere/x.jsonl"), "No such file"),
+        (("export", "/etc/passwd", "-o", "x"), "not a sockstep recording"),
+        (("import", "dmesg", "/nowhere"), "No such file"),
+        (("import", "tea", "x"), "No such command"),
+        (("\x1b[31m", "x"), "^[[31m: no such program"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(
+    args: tuple[str, ...], word: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    refused(sockstep(*args, env=env, cwd=tmp_path), word)
+
+
+@pytest.mark.parametrize("command", ["replay", "report"])
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"garbage\n", "not a sockstep recording"),
+        (b"\x00\xff\xfe" * 1000, "not a sockstep recording"),
+        (b'{"ev":"step"}\n', "not a sockstep recording"),
+        (b"[" * 100_000, "not a sockstep recording"),
+        (
+            b'{"ev":"header","format":"sockstep","version":9,"readable_since":7}\n',
+            "schema version 9, readable since version 7",
+        ),
+    ],
+)
+def test_what_is_no_recording(
+    command: str, data: bytes, word: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(data)
+    refused(sockstep(command, str(path), env=env), word)
+
+
+def test_a_malformed_line_is_named(two_calls: Path, env: dict[str, str]) -> None:
+    lines = two_calls.read_bytes().splitlines(keepends=True)
+    lines[7] = b'{"ev":"step","t":"soon"}\n'
+    two_calls.write_bytes(b"".join(lines))
+    refused(sockstep("report", str(two_calls), env=env), f"{two_calls}:8: malformed event")
+
+
+def test_a_cut_off_recording_is_read_and_says_so(two_calls: Path, env: dict[str, str]) -> None:
+    two_calls.write_bytes(two_calls.read_bytes()[:-20])
+    run = sockstep("report", str(two_calls), env=env)
+    assert run.returncode in (0, 1)
+    assert "cut off" in run.stdout.lower()
+
+
+def test_without_arguments_it_says_what_it_can(env: dict[str, str]) -> None:
+    run = sockstep(env=env)
+    assert run.returncode == 2
+    assert "record" in run.stdout + run.stderr
+    help = sockstep("--help", env=env)
+    assert help.returncode == 0
+    assert "--via" in help.stdout
+    assert "-- NAME" in help.stdout
+
+
+# -- reading recordings --------------------------------------------------------------------
+
+
+def test_a_replay_into_a_pipe_is_the_report(two_calls: Path, env: dict[str, str]) -> None:
+    replay = sockstep("replay", str(two_calls), env=env)
+    report = sockstep("report", str(two_calls), env=env)
+    assert replay.stdout == report.stdout
+    assert "STEP_13_BACKLINK" in report.stdout
+    assert replay.returncode == report.returncode
+
+
+def test_a_report_in_the_c_locale_is_ascii(two_calls: Path, env: dict[str, str]) -> None:
+    for locale in ({"LC_ALL": "C"}, {"LANG": "POSIX"}, {"LANG": ""}):
+        run = sockstep("report", str(two_calls), env=env | locale)
+        assert run.stdout.isascii(), locale
+    assert not sockstep("report", str(two_calls), env=env).stdout.isascii()
+
+
+def test_report_as_json_and_one_call(two_calls: Path, env: dict[str, str]) -> None:
+    run = sockstep("report", str(two_calls), "--json", "--call", "2", env=env)
+    found = json.loads(run.stdout)
+    assert run.returncode == (0 if found["verdict"] == "PASS" else 1)
+    assert [call["result"] for call in found["calls"]] == [4]
+    refused(sockstep("report", str(two_calls), "--call", "9", env=env), "no call 9")
+
+
+def test_export_masks_consistently(two_calls: Path, env: dict[str, str], tmp_path: Path) -> None:
+    to = tmp_path / "masked.jsonl"
+    assert sockstep("export", str(two_calls), "-o", str(to), env=env).returncode == 0
+    assert streams.SOCKET[4:] not in to.read_text()
+    assert stat.S_IMODE(to.stat().st_mode) == 0o600
+    before, after = Story.of(read(two_calls)), Story.of(read(to))
+    states = [[link.state for link in m.links.values()] for m in before.moments]
+    assert [[link.state for link in m.links.values()] for m in after.moments] == states
+
+
+def test_import_dmesg(env: dict[str, str], tmp_path: Path) -> None:
+    log = "[  1.0] [PROBE] sock_alloc Exit: socket=f1166dcd\n"
+    run = sockstep("import", "dmesg", "-", env=env, input=log)
+    assert run.returncode == 0, run.stderr
+    path = Path(run.stdout.strip())
+    assert path.is_relative_to(tmp_path / "state")
+    assert next(iter(Story.of(read(path)).moments))
+
+
+def test_the_report_needs_no_textual(two_calls: Path, env: dict[str, str]) -> None:
+    code = (
+        "import sys, tui.cli\n"
+        f"sys.argv = ['sockstep', 'report', {str(two_calls)!r}]\n"
+        "try: tui.cli.main()\n"
+        "except SystemExit: pass\n"
+        "print([m for m in sys.modules if m.split('.')[0] in ('textual', 'probes', 'bcc')])\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+# -- starting the agent --------------------------------------------------------------------
+
+
+def test_the_agents_command_is_never_a_shells() -> None:
+    program = ("./a b", "$(x)", ";")
+    python = [sys.executable, "-m"]
+    tail = ["--", *program]
+    assert Options(program).agent() == [*python, "probes", "agent", *tail]
+    assert Options(program, backend="kprobe", follow_forks=True).agent() == [
+        *python, "probes", "agent", "--backend", "kprobe", "--follow-forks", *tail,
+    ]  # fmt: skip
+    assert Options(program, via="sudo -u 'x y'").agent() == [
+        "sudo", "-u", "x y", *python, "probes", "agent", *tail,
+    ]  # fmt: skip
+    assert Options(program, via="ssh -p 2 host").agent() == [
+        "ssh", "-p", "2", "host", "sockstep agent -- './a b' '$(x)' ';'",
+    ]  # fmt: skip
+    assert Options(program, vm="6.1").agent() == [
+        *python, "probes.vm", "run", "--kernel", "6.1", "--",
+        *python, "probes", "agent", *tail,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "vm", "program"),
+    [
+        (["./x"], None, ["./x"]),
+        (["--vm", "./x", "--vm"], "", ["./x", "--vm"]),
+        (["--vm", "6.1", "./x", "-o", "y"], "6.1", ["./x", "-o", "y"]),
+        (["--vm=6.12", "./x"], "6.12", ["./x"]),
+        (["-o", "f", "--vm", "--", "6.1"], "", ["6.1"]),
+        (["./x", "--vm", "6.1"], None, ["./x", "--vm", "6.1"]),
+        (["--", "--vm"], None, ["--vm"]),
+    ],
+)
+def test_what_is_the_programs_stays_the_programs(
+    words: list[str], vm: str | None, program: list[str]
+) -> None:
+    command = cli.cli.commands[cli.LIVE]
+    found = command.make_context("sockstep", list(words)).params
+    assert (found["vm"], list(found["program"])) == (vm, program)
+
+
+def test_an_agent_that_cannot_start_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    out = str(tmp_path / "x.jsonl")
+    run = sockstep("record", "--via", "no-such-helper", "-o", out, "ls", env=env)
+    refused(run, "cannot start no-such-helper")
+    run = sockstep("record", "--via", "sh -c 'echo first >&2; echo why >&2; exit 3' x", "-o", out,
+                   "ls", env=env)  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == ["sockstep: first", "sockstep: why"], "each line once"
+
+
+def test_an_agent_that_talks_nonsense_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    out = str(tmp_path / "x.jsonl")
+    run = sockstep("record", "--via", "echo nonsense", "-o", out, "ls", env=env)
+    refused(run, "not a sockstep recording")
+
+
+def fake_agent(path: Path, events: list[ev.Event], wait: bool = True) -> str:
+    """A --via that says these events, then waits for its commands to end."""
+    script = path / "agent.py"
+    stream = path / "agent.jsonl"
+    stream.write_bytes(b"".join(encode(event) + b"\n" for event in events))
+    waits = "sys.stdin.buffer.read()" if wait else ""
+    script.write_text(
+        "import sys\n"
+        f"sys.stdout.buffer.write(open({str(stream)!r}, 'rb').read())\n"
+        f"sys.stdout.flush()\n{waits}\n"
+    )
+    return f"{sys.executable} {script}"
+
+
+def test_every_line_is_recorded_as_it_came(env: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    via = fake_agent(tmp_path, streams.whole())
+    run = sockstep("record", "--via", via, "-o", str(out), "x", env=env)
+    assert run.returncode == 0, run.stderr
+    assert out.read_bytes() == (tmp_path / "agent.jsonl").read_bytes()
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+
+
+def test_the_recording_ends_where_the_agent_was_lost(env: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    via = fake_agent(tmp_path, streams.header() + streams.call(), wait=False)
+    run = sockstep("record", "--via", via, "-o", str(out), "x", env=env)
+    assert run.returncode == 2
+    assert "the agent ended before the program did" in run.stderr.splitlines()[-1]
+    assert out.read_bytes() == (tmp_path / "agent.jsonl").read_bytes()
+
+
+def test_output_of_the_tracee_obeys_no_terminal(env: dict[str, str], tmp_path: Path) -> None:
+    events = streams.header() + streams.call()
+    events += [ev.Output(t=1_011_000_000, text="\x1b[2Jred\r\nno end")]
+    events += streams.end()
+    via = fake_agent(tmp_path, events)
+    run = sockstep("record", "--via", via, "-o", str(tmp_path / "o"), "x", env=env)
+    assert "\n^[[2Jred\n" in run.stdout
+    assert "no endsocket() = 3\n" in run.stdout
+    assert "\x1b" not in run.stdout
+
+
+# -- where files go ------------------------------------------------------------------------
+
+
+def test_under_sudo_files_are_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    unless(os.geteuid() == 0, "acting as sudo needs root")
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents:
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    monkeypatch.setenv("SUDO_UID", "65534")
+    monkeypatch.setenv("SUDO_GID", "65534")
+    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
+    with places.as_invoker():
+        path = places.new_recording("./x", 1)
+        path.touch()
+    assert os.geteuid() == 0
+    for made in (path, path.parent, path.parent.parent):
+        assert made.stat().st_uid == 65534
+        assert made.stat().st_gid == 65534
+    # A link that the user planted leads root nowhere: what they may not write is not written.
+    (home / "planted").symlink_to("/etc")
+    with pytest.raises(PermissionError), places.as_invoker():
+        (home / "planted" / "sockstep-was-here").touch()
+
+
+def test_a_keymap_with_a_mistake_is_one_line(
+    two_calls: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    from tui import keys
+
+    path = tmp_path / "keys.toml"
+    for content, word in (
+        ("fly = 'x'", "no action 'fly'"),
+        ("find = 'n'", "n is bound to next and to find"),
+        ("next = 3", "needs a key"),
+        ("next", "keys.toml"),
+    ):
+        path.write_text(content)
+        with pytest.raises(keys.KeymapError, match=word):
+            keys.load(path)
+    path.write_text("next = 'j,n'")
+    assert keys.load(path) == {"next": "j,n"}
+    assert keys.load(tmp_path / "none.toml") == {}
+
+
+@pytest.mark.parametrize(
+    ("variables", "ascii"),
+    [
+        ({"LANG": "C.UTF-8"}, False),
+        ({"LANG": "de_DE.utf8"}, False),
+        ({"LANG": "en_US.UTF-8", "LC_ALL": "C"}, True),
+        ({"LANG": "en_US.UTF-8", "LC_CTYPE": "POSIX"}, True),
+        ({"LANG": "en_US.ISO-8859-1"}, True),
+        ({}, True),
+        ({"LANG": "C.UTF-8", "TERM": "linux"}, True),
+    ],
+)
+def test_the_locale_decides(
+    variables: dict[str, str], ascii: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LC_ALL", "LC_CTYPE", "LANG"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert plain.ascii_wanted() is ascii
+
+
+def test_ascii_keeps_every_cell() -> None:
+    from rich.cells import cell_len
+
+    picture = "┌─▼──┐ ✓ … µs 世界 −3 → é"
+    assert plain.to_ascii(picture).isascii()
+    assert len(plain.to_ascii(picture)) == cell_len(picture)
+
+
+# -- for real ------------------------------------------------------------------------------
+
+
+def test_record_a_real_program(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    out = tmp_path / "real.jsonl"
+    run = sockstep("record", "-o", str(out), "--", SOCKET_TEST, env=env)
+    assert run.returncode == 0, run.stderr
+    for id in ("USER_EXEC", "STEP_09", "STEP_13", "STEP_14", "STEP_16", "STEP_17"):
+        assert f" {id}  " in run.stdout
+    assert "socket() = 3\n" in run.stdout
+    story = Story.of(read(out))
+    assert story.end is not None
+    assert story.calls[1].result == 3
+
+
+def test_what_cannot_be_recorded_does_not_run(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    mark = tmp_path / "it-ran"
+    run = sockstep("record", "-o", str(tmp_path / "no" / "x"), "touch", str(mark), env=env)
+    assert run.returncode == 2
+    assert "cannot record to" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+    assert not mark.exists()
+
+
+def test_record_exits_with_the_programs_status(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    for number, (script, status) in enumerate((("exit 7", 7), ("kill -9 $$", 128 + 9))):
+        out = str(tmp_path / f"{number}.jsonl")
+        run = sockstep("record", "-o", out, "sh", "-c", script, env=env)
+        assert run.returncode == status, run.stderr
+
+
+def test_record_passes_ctrl_c_on(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    out = tmp_path / "c.jsonl"
+    command = [sys.executable, "-m", "tui.cli", "record", "-o", str(out), "sleep", "60"]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        for line in running.stdout:
+            if "RUNNING" in line:
+                break
+        running.send_signal(signal.SIGINT)
+        running.stdout.read()
+        assert running.wait(timeout=30) == 128 + signal.SIGINT
+
+
+def test_live_into_a_pipe_is_plain_text(env: dict[str, str]) -> None:
+    needs_root()
+    run = sockstep(SOCKET_TEST, env=env)
+    assert run.returncode == 0, run.stderr
+    assert "STEP_16" in run.stdout
+    assert "\x1b" not in run.stdout
+
+
+def test_a_hostile_program_name(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    evil = tmp_path / "\x1b[31m[red]evil"
+    evil.symlink_to(SOCKET_TEST)
+    out = tmp_path / "evil.jsonl"
+    run = sockstep("record", "-o", str(out), str(evil), "\x1b]0;x\x07", env=env)
+    assert run.returncode == 0, run.stderr
+    assert "\x1b" not in run.stdout + run.stderr
+    assert not sockstep("report", str(out), env=env).stdout.count("\x1b")

@@ -1,0 +1,212 @@
+"""A machine frozen at every step (probes/vm/frozen.py), on stock kernels: one VM each."""
+
+from __future__ import annotations
+
+import errno
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from recordings import commands as cmd
+from recordings import events as ev
+from recordings.story import Story
+from recordings.verdict import judge
+from tests.live import PROGRAMS, ROOT, SOCKET_TEST, Agent, agent
+from tests.vms import vm_kernel
+
+FREEZE = ("--freeze", "--backend", "kprobe")
+CALL = [
+    ("USER_EXEC", "__sys_socket", "entry"),
+    ("STEP_09", "sock_alloc", "exit"),
+    ("STEP_13", "inet_create", "entry"),
+    ("STEP_13", "inet_create", "exit"),
+    ("STEP_14", "sock_alloc_file", "exit"),
+    ("STEP_16", "fd_install", "entry"),
+    ("STEP_17", "__sys_socket", "exit"),
+]
+CLOSE = [
+    ("CLEANUP_FPUT", "__fput", "entry"),
+    ("CLEANUP_SOCK_CLOSE", "sock_close", "entry"),
+    ("CLEANUP_SOCK_RELEASE", "__sock_release", "entry"),
+    ("CLEANUP_INET_RELEASE", "inet_release", "entry"),
+    ("CLEANUP_SK_DESTRUCT", "__sk_destruct", "entry"),
+    ("CLEANUP_IPUT", "iput", "entry"),
+]
+LIVING = (
+    "/usr/bin/python3", "-S", "-c", "import _socket, time; s = _socket.socket(); time.sleep(99)"
+)  # fmt: skip
+RCU = ("CLEANUP_SOCK_FREE_INODE", "sock_free_inode", "entry")  # some time after
+
+
+@pytest.fixture(scope="module", params=["6.1", "6.12"])
+def frozen(request: pytest.FixtureRequest) -> Iterator[Agent]:
+    """An agent in a VM that can be frozen, its program before its first instruction."""
+    kernel = vm_kernel(request.param)
+    via = [sys.executable, "-m", "probes.vm", "run", "--kernel", kernel.release, "--freeze", "--"]
+    with agent(SOCKET_TEST, options=FREEZE, via=via) as running:
+        running.until(stopped, timeout=200)  # a cold cache compiles
+        yield running
+
+
+def stopped(event: ev.Event) -> bool:
+    return isinstance(event, ev.State) and event.state == "stopped"
+
+
+def restart(running: Agent, *argv: str, stops: tuple[str, ...] = ()) -> None:
+    """Anew, to be held at these steps; none: wherever it can be."""
+    running.say(cmd.Restart(argv=list(argv)))
+    running.until(lambda event: isinstance(event, ev.Header))
+    running.until(stopped)
+    if stops:
+        running.disarm()
+    running.say(*(cmd.Arm(step=step, stop=True) for step in stops), cmd.Continue())
+
+
+def held(running: Agent) -> ev.Held | None:
+    """The next hold; None: the program came to its end."""
+    found = running.until(lambda event: isinstance(event, ev.Held | ev.End), timeout=60)
+    return found if isinstance(found, ev.Held) else None
+
+
+def place(hold: ev.Held) -> tuple[str, str, str | None]:
+    return hold.point, hold.symbol, hold.at
+
+
+def readings(snap: ev.Snapshot) -> dict[str, object]:
+    return {
+        f"{layer}.{name}": value
+        for layer in ("file", "socket", "sock")
+        if (struct := getattr(snap, layer)) is not None
+        for name in struct.__struct_fields__
+        if (value := getattr(struct, name)) is not None
+    }
+
+
+def test_held_at_every_step_with_the_values_that_the_probes_record(frozen: Agent) -> None:
+    restart(frozen, SOCKET_TEST)
+    holds, answers = [], []
+    while (hold := held(frozen)) is not None:
+        assert hold.how == "frozen"
+        assert frozen.story.held
+        holds.append(hold)
+        asked = time.monotonic()
+        frozen.say(cmd.Next())
+        frozen.until(lambda event: isinstance(event, ev.Released))
+        answers.append(time.monotonic() - asked)
+    story = frozen.story
+    assert [place(hold) for hold in holds if place(hold) != RCU] == [*CALL, *CLOSE]
+    assert place(holds[-1]) == RCU
+    assert judge(story).verdict == "PASS", judge(story)
+    assert all(made.free is not None for made in story.ledger)
+    compared = 0
+    for hold in holds:
+        for moment in story.calls[1].moments:
+            step = moment.event
+            if isinstance(step, ev.Step) and (step.symbol, step.at) == (hold.symbol, hold.at):
+                live, recorded = readings(hold.snap), readings(moment.snap)
+                same = live.keys() & recorded.keys()
+                assert {name: live[name] for name in same} == {
+                    name: recorded[name] for name in same
+                }, place(hold)
+                compared += len(same)
+                assert int(hold.registers["rsp"], 16) > 1 << 63
+    assert compared > 50
+    assert [fd.number for fd in holds[0].fds] == [0, 1, 2]
+    assert [fd.number for fd in holds[6].fds] == [0, 1, 2, 3]
+    assert holds[6].fds[3].to.startswith("socket:[")
+    assert holds[6].fds[0].to.startswith("/dev/pts/")
+    assert max(answers) < 1, answers
+
+
+def test_the_clock_of_a_frozen_machine_stands(frozen: Agent) -> None:
+    restart(frozen, SOCKET_TEST, stops=("STEP_13",))
+    assert held(frozen) is not None  # inet_create's entry
+    time.sleep(3)
+    frozen.say(cmd.Continue())
+    assert held(frozen) is not None
+    frozen.say(cmd.Continue())
+    assert held(frozen) is None
+    first, *_, last = frozen.story.calls[1].moments[:5]
+    assert last.event.t - first.event.t < 2_500_000_000
+    spans = [hold.end.held for hold in frozen.story.holds if hold.end is not None]
+    assert spans[0] > 2_900_000_000
+
+
+@pytest.mark.parametrize(
+    "step", ["USER_EXEC", "STEP_09", "STEP_13", "STEP_14", "STEP_16", "STEP_17"]
+)
+def test_a_kill_lands_at_the_very_step(frozen: Agent, step: str) -> None:
+    restart(frozen, SOCKET_TEST, stops=(step,))
+    hold = held(frozen)
+    assert hold is not None
+    assert hold.point == step
+    frozen.say(cmd.Inject(signo=signal.SIGKILL), cmd.Continue())
+    while held(frozen) is not None:  # STEP_13 has another place
+        frozen.say(cmd.Continue())
+    story = frozen.story
+    sent = [e for e in story.log if isinstance(e, ev.Inject) and not e.armed]
+    assert [(e.step, e.result, e.call) for e in sent] == [(step, 0, 1)]
+    entered = next(m.event.t for m in story.calls[1].moments if m.id == step)
+    assert sent[0].t >= entered
+    killed = story.exits[story.header.pid] if story.header else None
+    assert killed is not None
+    assert killed.status == -signal.SIGKILL
+    assert story.calls[1].result == 3, "the call completes all the same"
+    leak_free(story)
+
+
+def test_a_limit_lowered_while_frozen_is_met_by_this_very_call(frozen: Agent) -> None:
+    restart(frozen, str(PROGRAMS / "sock"), "2", "1", "0", "2", "1", "0", stops=("STEP_13",))
+    assert held(frozen) is not None
+    frozen.say(cmd.Limit(nofile=3), cmd.Continue())
+    while held(frozen) is not None:
+        frozen.say(cmd.Continue())
+    first, second = frozen.story.calls.values()
+    assert first.result == -errno.EMFILE
+    cleanup = [moment.id for moment in first.moments if moment.id.startswith("CLEANUP")]
+    assert cleanup[:2] == ["CLEANUP_SOCK_RELEASE", "CLEANUP_INET_RELEASE"], "R1"
+    assert second.result == 3, "and by no other"
+    leak_free(frozen.story)
+
+
+def leak_free(story: Story) -> None:
+    assert story.ledger
+    assert all(made.free is not None for made in story.ledger), story.ledger
+
+
+def test_a_restart_while_frozen_is_not_held_up_by_the_old_program_s_cleanup(frozen: Agent) -> None:
+    restart(frozen, *LIVING)
+    while (hold := held(frozen)) is not None and hold.point != "STEP_17":
+        frozen.say(cmd.Next())
+    restart(frozen, SOCKET_TEST, stops=("STEP_16",))
+    hold = held(frozen)
+    assert hold is not None
+    assert (hold.point, hold.call, hold.pid) == ("STEP_16", 1, frozen.story.header.pid)  # type: ignore[union-attr]
+
+
+def test_detached_while_frozen_it_runs_on(frozen: Agent) -> None:
+    """The last: the agent ends, and with it the machine."""
+    restart(frozen, *LIVING, stops=("STEP_13",))
+    assert held(frozen) is not None
+    frozen.say(cmd.Detach())
+    end = frozen.until(lambda event: isinstance(event, ev.End), timeout=30)
+    assert isinstance(end, ev.End)
+    assert end.why == "detached"
+    assert frozen.process.wait(30) == 0
+
+
+def test_only_a_vm_can_be_frozen() -> None:
+    from click.testing import CliRunner
+
+    from tui import cli
+
+    for words, said in (
+        (["--hold=all", SOCKET_TEST], "--vm"),
+        (["--hold=all", "--vm", "--backend=fentry", SOCKET_TEST], "kprobe"),
+    ):
+        done = CliRunner().invoke(cli.cli, ["record", "-o", str(ROOT / "no"), *words])
+        assert done.exit_code != 0
+        assert said in done.output

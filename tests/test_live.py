@@ -1,0 +1,397 @@
+"""Real captures on the kernel at hand, by the best backend it allows."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from probes.bpf_syscall import program_ids
+from recordings import commands as cmd
+from recordings import events as ev
+from recordings.story import Call, Story
+from recordings.verdict import judge, outcome
+from tests.live import (
+    PROGRAMS,
+    ROOT,
+    SOCKET_TEST,
+    agent,
+    capture,
+    needs_root,
+    process_state,
+    wait_for,
+)
+
+
+@pytest.fixture(scope="module")
+def plain() -> Story:
+    """./socket_test, run through."""
+    return capture(SOCKET_TEST)
+
+
+def only(story: Story) -> Call:
+    assert len(story.calls) == 1
+    return story.calls[1]
+
+
+def test_every_step_of_the_call_is_judged(plain: Story) -> None:
+    checks = plain.steps(only(plain))
+    assert {id: c.status for id, c in checks.items() if c.status != "pass"} in (
+        {},
+        {"STEP_10": "unobservable"},
+    ), checks
+    if plain.header and plain.header.backend == "tracepoint":
+        assert "no tracepoint fires" in checks["STEP_10"].evidence
+
+
+def test_the_pointers_agree_with_proc(plain: Story) -> None:
+    """The call's numbers are the program's: fd 3, AF_INET, SOCK_STREAM."""
+    call = only(plain)
+    assert call.enter.args == [socket.AF_INET, socket.SOCK_STREAM, 0]
+    assert call.result == 3
+    assert "socket() = 3" in "".join(plain.output)
+    last = call.moments[-1]
+    returned = next(m for m in call.moments if m.id == "STEP_17")
+    assert returned.links["file→socket"].state == "linked"
+    assert returned.links["socket→sock"].state == "linked"
+    assert returned.snap.sock is not None
+    assert returned.snap.sock.skc_family == socket.AF_INET
+    assert returned.snap.sock.sk_protocol == socket.IPPROTO_TCP
+    assert last.event.t >= returned.event.t
+
+
+def test_close_frees_every_object_once(plain: Story) -> None:
+    assert sorted(o.kind for o in plain.ledger) == ["fd", "file", "sock", "socket"]
+    assert all(o.free is not None for o in plain.ledger)
+    sock = next(o for o in plain.ledger if o.kind == "sock")
+    assert sock.free is not None
+    assert sock.free.stack is not None
+    frames = plain.stacks[sock.free.stack]
+    assert any(frame.startswith("inet_release+") for frame in frames), frames
+
+
+def test_what_fired_and_what_did_not_is_told(plain: Story) -> None:
+    statuses = {state.status for state in plain.probes.values()}
+    assert "fired" in statuses
+    assert "attached but never reached" in statuses
+    assert plain.lost == 0
+
+
+def test_the_inode_is_the_one_in_proc() -> None:
+    """An independent figure: /proc/PID/fd/3 names the inode, whose number we never read."""
+    with agent(SOCKET_TEST) as running:
+        running.until_state("stopped")
+        running.say(cmd.Continue())
+        stopped = running.until_state("stopped")
+        assert stopped.why == "at the return of socket()"
+        assert process_state(stopped.pid) == "T"
+        link = os.readlink(f"/proc/{stopped.pid}/fd/3")
+        assert link.startswith("socket:[")
+        call = only(running.story)
+        assert call.result == 3
+        assert all(m.event.stop == 0 for m in call.moments if isinstance(m.event, ev.Step)), (
+            "each step sent SIGSTOP"
+        )
+        running.say(cmd.Continue())
+        closed = running.until_state("stopped")
+        assert "cleanup" in closed.why
+        assert not Path(f"/proc/{closed.pid}/fd/3").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "type", "protocol", "result"),
+    [
+        (socket.AF_INET6, socket.SOCK_STREAM, 0, 3),
+        (socket.AF_INET, socket.SOCK_DGRAM, 0, 3),
+        (socket.AF_UNIX, socket.SOCK_STREAM, 0, 3),
+        (socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC, 0, 3),
+        (socket.AF_NETLINK, socket.SOCK_RAW, 0, 3),
+        (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP, 3),
+        (socket.AF_INET, socket.SOCK_STREAM, 250, -errno.EPROTONOSUPPORT),
+        (socket.AF_INET, socket.SOCK_STREAM, 300, -errno.EINVAL),
+        (99, socket.SOCK_STREAM, 0, -errno.EAFNOSUPPORT),
+        (socket.AF_INET, 77, 0, -errno.EINVAL),
+    ],
+)
+def test_any_family_and_type(family: int, type: int, protocol: int, result: int) -> None:
+    story = capture(str(PROGRAMS / "sock"), *map(str, (family, type, protocol)))
+    call = only(story)
+    assert call.enter.args == [family, type, protocol]
+    assert call.result == result
+    assert f"{result}\r\n" in "".join(story.output)
+    checks = story.steps(call)
+    assert checks["STEP_17"].status == "pass"
+    if result >= 0:
+        bad = {id: c for id, c in checks.items() if c.status != "pass" and id != "STEP_10"}
+        assert not bad
+        kinds = sorted(o.kind for o in story.ledger)
+        assert kinds == ["fd", "file", "sock", "socket"]
+    assert all(o.free for o in story.ledger), "exit freed everything"
+
+
+def test_calls_of_threads_never_mix() -> None:
+    story = capture(str(PROGRAMS / "loop"), "50", "4")
+    assert len(story.calls) == 200
+    assert len({call.enter.tid for call in story.calls.values()}) == 4
+    for call in story.calls.values():
+        sockets = {m.snap.socket.at for m in call.moments if m.snap.socket}
+        assert len(sockets) == 1, "one call, one socket"
+        assert {m.event.tid for m in call.moments if m.id.startswith("STEP_")} == {call.enter.tid}
+        bad = {id: c for id, c in story.steps(call).items() if c.status == "fail"}
+        assert not bad
+    assert story.lost == 0
+
+
+def test_ten_thousand_calls_are_captured_or_counted() -> None:
+    with agent(str(PROGRAMS / "loop"), "10000") as running:
+        story = running.run_through(timeout=120)
+    returned = sum(call.result is not None for call in story.calls.values())
+    assert returned == 10000 or story.lost > 0
+    assert len(story.calls) + story.lost >= 10000
+
+
+def test_forks_are_followed_only_if_asked() -> None:
+    alone = capture(str(PROGRAMS / "forks"))
+    assert [call.enter.args[1] for call in alone.calls.values()] == [socket.SOCK_STREAM]
+    both = capture(str(PROGRAMS / "forks"), options=("--follow-forks",))
+    assert {c.enter.args[1] for c in both.calls.values()} == {socket.SOCK_STREAM, socket.SOCK_DGRAM}
+    assert len({call.enter.pid for call in both.calls.values()}) == 2
+
+
+def test_a_followed_child_is_stopped_and_resumed() -> None:
+    with agent(str(PROGRAMS / "forks"), options=("--follow-forks",)) as running:
+        running.until_state("stopped")
+        running.say(cmd.Continue())
+        fork = running.until(lambda e: isinstance(e, ev.Fork))
+        assert isinstance(fork, ev.Fork)
+        wait_for(lambda: process_state(fork.child) == "T")
+        running.say(cmd.Continue())
+        wait_for(lambda: process_state(fork.child) in ("", "Z"))
+
+
+def test_curl_and_a_python_server() -> None:
+    """Real programs: a server under capture, curl under capture against it."""
+    with agent(sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1") as server:
+        server.until_state("stopped")
+        server.disarm()
+        server.say(cmd.Continue())
+        server.until(lambda e: isinstance(e, ev.Output) and "port " in e.text)
+        port = "".join(server.story.output).partition("port ")[2].split()[0]
+        story = capture("curl", "-s", "-o", "/dev/null", f"http://127.0.0.1:{port}/")
+        assert story.state is not None
+        assert story.state.status == 0
+        tcp = [c for c in story.calls.values() if c.enter.args[0] == socket.AF_INET]
+        assert tcp
+        assert all(story.steps(c)["STEP_15"].status == "pass" for c in tcp)
+        server.say(cmd.Inject(signo=signal.SIGINT))
+        ended = server.until_end()
+    listening = [c for c in ended.calls.values() if c.enter.args[0] == socket.AF_INET]
+    assert listening
+    assert ended.state is not None
+    assert ended.state.state == "exited"
+
+
+def test_a_signal_now_and_a_signal_at_a_step() -> None:
+    with agent(SOCKET_TEST) as running:
+        running.until_state("stopped")
+        running.say(cmd.Inject(signo=signal.SIGTERM, step="STEP_14"), cmd.Continue())
+        story = running.until_end()
+        sent = [e for e in running.events if isinstance(e, ev.Inject) and e.call == 1]
+        assert [(e.signo, e.step, e.result) for e in sent] == [(signal.SIGTERM, "STEP_14", 0)]
+    call = only(story)
+    assert call.result == 3, "a signal does not make socket() fail"
+    assert "CLEANUP_GET_SIGNAL" in [m.id for m in call.moments]
+    assert story.state is not None
+    assert story.state.status == -signal.SIGTERM
+    assert all(o.free for o in story.ledger), "exit closed what the signal left open"
+    with agent("sleep", "100") as running:
+        running.until_state("stopped")
+        running.say(cmd.Inject(signo=signal.SIGKILL))
+        assert running.until_state("exited").status == -signal.SIGKILL
+
+
+def test_next_stops_at_any_step_continue_only_at_armed_ones() -> None:
+    with agent(SOCKET_TEST) as running:
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Next())
+        assert running.until_state("stopped").why == "at the return of socket()"
+        running.say(cmd.Continue())
+        assert running.until_state("exited").status == 0
+
+
+def test_restart_begins_a_new_stream() -> None:
+    with agent(SOCKET_TEST) as running:
+        running.until_state("stopped")
+        first = running.story.header
+        running.say(cmd.Restart())
+        running.until(lambda e: isinstance(e, ev.Header))
+        assert running.story.header is not None
+        assert first is not None
+        assert running.story.header.pid != first.pid
+        assert process_state(first.pid) == ""
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Continue())
+        assert only(running.until_end()).result == 3
+
+
+def test_detach_leaves_the_program_running() -> None:
+    with agent("sleep", "3") as running:
+        pid = running.until_state("stopped").pid
+        running.say(cmd.Detach())
+        running.until_end()
+        assert running.process.wait(10) == 0
+        wait_for(lambda: process_state(pid) == "S")
+
+
+@pytest.mark.parametrize("victim", ["agent", "app"])
+def test_no_way_to_die_leaves_a_trace(victim: str) -> None:
+    """kill -9 at random points: no tracee stopped, no program attached, and it lives on."""
+    needs_root()
+    before = program_ids()
+    chance = random.Random(4711)
+    for _ in range(8):
+        with agent(str(PROGRAMS / "loop"), "300") as running:
+            pid = running.until_state("stopped").pid
+            for _ in range(chance.randrange(4)):
+                running.say(cmd.Next())
+                running.until_state("stopped")
+            if chance.random() < 0.5:
+                running.say(cmd.Continue())
+                time.sleep(chance.random() / 100)
+            if victim == "agent":
+                running.process.kill()
+            else:
+                assert running.process.stdin is not None
+                running.process.stdin.close()
+            running.process.wait(10)
+            wait_for(lambda pid=pid: process_state(pid) not in ("T", "t"))
+            time.sleep(0.1)
+            assert process_state(pid) not in ("T", "t")
+            wait_for(lambda pid=pid: process_state(pid) == "", timeout=20)
+    wait_for(lambda: not program_ids() - before)
+
+
+def test_privileges_are_dropped_to_the_invoking_user() -> None:
+    needs_root()
+    with agent("sh", "-c", "id; echo $HOME", env={"SUDO_UID": "65534", "SUDO_GID": "65534"}) as it:
+        said = "".join(it.run_through().output)
+    assert "uid=65534(nobody) gid=65534(nogroup) groups=65534(nogroup)" in said
+    assert "/nonexistent" in said
+
+
+def test_bad_input_is_one_line_and_status_2() -> None:
+    needs_root()
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "probes", "agent", *args]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+    for args in (("--", "/no/such/program"), ("--backend", "magic", "--", "true"), ("--", "/tmp")):
+        done = run(*args)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_output_is_text_even_when_it_is_not() -> None:
+    script = r"printf 'a\033[31m[b]x[/b]\377\n'"
+    story = capture("sh", "-c", script)
+    assert "".join(story.output) == "a\x1b[31m[b]x[/b]�\r\n"
+
+
+def test_the_doctor_knows_the_backend() -> None:
+    import json
+
+    needs_root()
+    done = subprocess.run(
+        [sys.executable, "-m", "probes", "doctor", "--json"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert found["live"] is True
+    names = {finding["name"]: finding for finding in found["findings"]}
+    assert names["bcc"]["have"]
+    for finding in names.values():
+        assert finding["have"] or finding["remedy"], "each lack has its remedy"
+    story = capture(SOCKET_TEST)
+    assert story.header is not None
+    assert story.header.backend == found["backend"]
+
+
+def test_losses_are_counted() -> None:
+    """An agent that is not listening: what the ring buffer could not hold is counted."""
+    with agent(str(PROGRAMS / "loop"), "20000") as running:
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Continue())
+        pid = running.until_state("running").pid
+        running.process.send_signal(signal.SIGSTOP)
+        os.kill(pid, signal.SIGCONT)  # the agent may not have got so far
+        wait_for(lambda: process_state(pid) == "Z", timeout=60)
+        running.process.send_signal(signal.SIGCONT)
+        story = running.until_end(timeout=120)
+    returned = sum(call.result is not None for call in story.calls.values())
+    assert 0 < returned < 20000
+    assert story.lost >= 20000 - returned
+
+
+def test_descriptors_that_a_program_leaves_open_are_no_leak_of_the_kernel() -> None:
+    """Five sockets, one of them closed: the end of the program closes four."""
+    script = "[libc.socket(2, 1, 0) for _ in range(5)]; libc.close(5)"
+    program = f"import ctypes; libc = ctypes.CDLL(None); {script}"
+    story = capture("/usr/bin/python3", "-S", "-c", program)
+    check = judge(story).checks["leak_free"]
+    assert check.status == "pass"
+    assert "the program ended with 4 descriptors open" in check.evidence
+    assert outcome(story, story.ledger) == "leak-free"
+
+
+def test_what_close_range_closed_was_not_left_open() -> None:
+    script = "[libc.socket(2, 1, 0) for _ in range(5)]; libc.syscall(436, 3, 6, 0)"
+    program = f"import ctypes; libc = ctypes.CDLL(None); {script}"
+    story = capture("/usr/bin/python3", "-S", "-c", program)
+    check = judge(story).checks["leak_free"]
+    assert check.status == "pass"
+    assert "the program ended with 1 descriptor open" in check.evidence
+    exits = ["CLEANUP_DO_EXIT" in call.first for call in story.calls.values()]
+    assert exits == [False] * 4 + [True]
+
+
+def test_a_thread_that_ends_is_not_the_process(tmp_path: Path) -> None:
+    """Its descriptors stay open, and its process is followed on: even if it is the first."""
+    source, program = tmp_path / "leader.c", tmp_path / "leader"
+    source.write_text("""
+        #include <pthread.h>
+        #include <sys/socket.h>
+        #include <unistd.h>
+        static void *second(void *first) {
+            pthread_join(*(pthread_t *)first, 0);
+            return (void *)(long)close(socket(AF_INET, SOCK_DGRAM, 0));
+        }
+        static pthread_t first, other;
+        int main(void) {
+            first = pthread_self();
+            socket(AF_INET, SOCK_STREAM, 0);
+            pthread_create(&other, 0, second, &first);
+            pthread_exit(0);
+        }
+    """)
+    subprocess.run(["gcc", "-pthread", "-o", program, source], check=True)
+    story = capture(str(program))
+    stream, datagram = story.calls.values()
+    assert datagram.enter.args[1] == 2
+    assert datagram.result is not None
+    assert "CLEANUP_DO_EXIT" not in datagram.first
+    assert stream.first["CLEANUP_DO_EXIT"].event.t > datagram.objects["fd"].free.t  # type: ignore[union-attr]
+    assert judge(story).checks["leak_free"].status == "pass"

@@ -1,0 +1,316 @@
+"""The app in a real terminal, driven through tmux: replay, and live on this machine's kernel."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recordings import events as ev
+from recordings.story import Story
+from recordings.stream import encode, read
+from tests import streams
+from tests.live import ROOT, SOCKET_TEST, needs_root, process_state, unless, wait_for
+
+
+class Terminal:
+    """A tmux server of our own with one shell in it."""
+
+    def __init__(self, home: Path, columns: int, rows: int) -> None:
+        self._socket = str(home / "tmux")
+        self.home = home
+        variables = [f"{name}={value}" for name, value in self.environment().items()]
+        size = ["-x", str(columns), "-y", str(rows)]
+        self.tmux("-f", "/dev/null", "new-session", "-d", *size, "env", "-i", *variables, "sh")
+        self.type("PS1='ready$ '\n")
+        self.until("ready$")
+
+    def environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8",
+            "TERM": "tmux-256color", "PYTHONPATH": str(ROOT), "TMPDIR": str(self.home),
+        }  # fmt: skip
+
+    def tmux(self, *args: str) -> str:
+        command = ["tmux", "-S", self._socket, *args]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def run(self, *args: str, **env: str) -> None:
+        """Start sockstep in the shell; its exit status is printed after it."""
+        words = [*(f"{name}={value}" for name, value in env.items()), sys.executable, "-m",
+                 "tui.cli", *args]  # fmt: skip
+        self.type(shlex.join(["env", *words]) + "; echo status=$?\n")
+
+    def type(self, text: str) -> None:
+        self.tmux("send-keys", "-l", text)
+
+    def press(self, *keys: str) -> None:
+        self.tmux("send-keys", *keys)
+
+    def screen(self) -> str:
+        """What is to be seen, lines that the terminal wrapped joined again."""
+        return "\n".join(map(str.rstrip, self.tmux("capture-pane", "-pJ").splitlines())) + "\n"
+
+    def until(self, *words: str, timeout: float = 30) -> str:
+        try:
+            wait_for(lambda: all(word in self.screen() for word in words), timeout)
+        except AssertionError:
+            pytest.fail(f"waited in vain for {words} on this screen:\n{self.screen()}")
+        return self.screen()
+
+    def pid(self) -> int:
+        """The app's process."""
+        shell = self.tmux("display-message", "-p", "#{pane_pid}").strip()
+        children = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        return int(children[-1])
+
+    def is_sane(self) -> None:
+        """The shell works again, and nothing of the app is left on the terminal."""
+        self.type("stty -a | grep -c -- ' echo '; echo alive\n")
+        self.until("1\nalive\n", timeout=10)
+        flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag} #{keypad_flag}"
+        assert self.tmux("display-message", "-p", flags).split()[:3] == ["0", "0", "1"]
+
+    def close(self) -> None:
+        subprocess.run(["tmux", "-S", self._socket, "kill-server"], check=False)
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    unless(shutil.which("tmux") is not None, "driving a terminal needs tmux")
+    columns, rows = getattr(request, "param", (80, 24))
+    running = Terminal(tmp_path, columns, rows)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def two_calls(tmp_path: Path) -> str:
+    path = tmp_path / "two.jsonl"
+    path.write_bytes(b"".join(encode(event) + b"\n" for event in streams.whole(2)))
+    return str(path)
+
+
+# -- replay --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("terminal", [(80, 24), (100, 30), (160, 45)], indirect=True)
+def test_a_replay_walks_and_quits(terminal: Terminal, two_calls: str) -> None:
+    terminal.run("replay", two_calls)
+    terminal.until("REPLAY  1/21", "▶ ✓ USER_EXEC", "struct sock", "q quit")
+    terminal.press(*"nnnnnn")
+    screen = terminal.until("▶ ✓ STEP_15", "private_data linked")
+    assert "looking at STEP_15, captured 49.0 µs before the stop" in screen
+    terminal.press("q")
+    terminal.until("status=0")
+    terminal.is_sane()
+
+
+def test_the_linux_console_gets_ascii(terminal: Terminal, two_calls: str) -> None:
+    terminal.run("replay", two_calls, TERM="linux")
+    assert terminal.until("REPLAY  1/21", "+---- VFS", "q quit").isascii()
+
+
+def test_no_color_sends_no_colour(terminal: Terminal, two_calls: str) -> None:
+    terminal.run("replay", two_calls, NO_COLOR="1")
+    terminal.until("REPLAY  1/21", "q quit")
+    terminal.press("n", "n")
+    terminal.until("REPLAY  3/21")
+    raw = terminal.tmux("capture-pane", "-p", "-e")
+    colours = [
+        code
+        for sequence in raw.split("\x1b[")[1:]
+        for code in sequence.partition("m")[0].split(";")
+        if code.isdigit() and (30 <= int(code) <= 48 or 90 <= int(code) <= 107) and code != "39"
+    ]
+    assert not colours
+
+
+def test_a_dumb_terminal_gets_text(terminal: Terminal, two_calls: str) -> None:
+    terminal.run("replay", two_calls, TERM="dumb")
+    terminal.until("status=")
+    assert "CUT OFF" not in terminal.screen()
+    assert terminal.tmux("display-message", "-p", "#{alternate_on}").strip() == "0"
+
+
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_the_terminal_sane(
+    terminal: Terminal, two_calls: str, signo: signal.Signals
+) -> None:
+    terminal.run("replay", two_calls)
+    terminal.until("REPLAY  1/21", "q quit")
+    os.kill(terminal.pid(), signo)
+    terminal.until(f"status={128 + signo}")
+    terminal.is_sane()
+
+
+def test_garbage_is_one_line(terminal: Terminal, tmp_path: Path) -> None:
+    (tmp_path / "g.jsonl").write_text("garbage\n")
+    terminal.run("replay", str(tmp_path / "g.jsonl"))
+    terminal.until("not a sockstep recording", "status=2")
+    assert "Traceback" not in terminal.screen()
+
+
+# -- live ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def live(terminal: Terminal) -> Terminal:
+    needs_root()
+    return terminal
+
+
+def tracee(terminal: Terminal) -> int:
+    """The pid that the app shows."""
+    return int(terminal.screen().partition("· pid ")[2].split()[0])
+
+
+def start(terminal: Terminal, *program: str) -> int:
+    terminal.run("-o", str(terminal.home / "live.jsonl"), *program)
+    terminal.until("STOPPED  before its first instruction", "q quit")
+    return tracee(terminal)
+
+
+def recorded(terminal: Terminal) -> Story:
+    return Story.of(read(terminal.home / "live.jsonl"))
+
+
+def test_stepping_through_a_real_call(live: Terminal) -> None:
+    pid = start(live, SOCKET_TEST)
+    assert process_state(pid) == "T"
+    live.press("n")
+    live.until("STOPPED  at the return of socket()", "▶•✓ USER_EXEC".replace("•", " "))
+    for id in ("STEP_09", "STEP_10", "STEP_13", "STEP_13", "STEP_14", "STEP_15"):
+        live.press("n")
+        live.until(f"LINKAGE  after {id}")
+    assert "private_data linked" in live.screen()
+    live.press("End")
+    live.until("LINKAGE  after STEP_17", "fdt->fd[3]")
+    live.press("n")
+    live.until("STOPPED  on the way back to user mode, in cleanup")
+    live.press("c")
+    live.until("EXITED  with status 0")
+    live.press("r")
+    live.until("STOPPED  before its first instruction")
+    assert tracee(live) != pid
+    live.press("q")
+    live.until("Detach and resume")
+    live.press("Down", "Enter")
+    screen = live.until("status=0", "recorded in")
+    assert "live-2.jsonl" in screen, "the restart has a recording of its own"
+    live.is_sane()
+    story = recorded(live)
+    assert story.end is not None
+    assert story.calls[1].result == 3
+
+
+def test_quitting_detaches_and_the_program_goes_on(live: Terminal) -> None:
+    pid = start(live, "sh", "-c", f"{SOCKET_TEST}; exec sleep 60")
+    assert process_state(pid) == "T"
+    live.press("q")
+    live.until("Detach and resume")
+    live.press("Enter")
+    live.until("status=0")
+    live.is_sane()
+    wait_for(lambda: process_state(pid) in ("S", "R"))
+    os.kill(pid, signal.SIGKILL)
+    assert isinstance(recorded(live).end, ev.End)
+
+
+@pytest.mark.parametrize("signo", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_resumes_the_tracee_and_keeps_the_recording(
+    live: Terminal, signo: signal.Signals
+) -> None:
+    pid = start(live, "sleep", "60")
+    assert process_state(pid) == "T"
+    os.kill(live.pid(), signo)
+    live.until(f"status={128 + signo}")
+    live.is_sane()
+    wait_for(lambda: process_state(pid) == "S")
+    os.kill(pid, signal.SIGKILL)
+    story = recorded(live)
+    assert story.end is not None
+    assert story.end.why == "detached"
+
+
+def test_a_killed_app_leaves_no_stopped_tracee(live: Terminal) -> None:
+    pid = start(live, "sleep", "60")
+    os.kill(live.pid(), signal.SIGKILL)
+    live.until("status=137")
+    wait_for(lambda: process_state(pid) == "S")
+    os.kill(pid, signal.SIGKILL)
+    assert recorded(live).header is not None, "what came before is kept"
+
+
+@pytest.mark.parametrize("key", ["i", "l"])
+def test_a_terminal_that_is_gone_leaves_nothing(live: Terminal, key: str) -> None:
+    pid = start(live, "sleep", "60")
+    app = live.pid()
+    live.press(key)
+    live.tmux("kill-session")
+    wait_for(lambda: process_state(app) in ("", "Z"), timeout=30)
+    wait_for(lambda: process_state(pid) == "S")
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_signal_injected_now_and_at_a_step(live: Terminal) -> None:
+    start(live, SOCKET_TEST)
+    live.press("i")
+    live.until("INJECT")
+    live.press("Enter")  # SIGTERM
+    live.until("now")
+    time.sleep(0.5)  # for the other list to have the focus
+    live.press("Down", "Enter")  # at STEP_09
+    live.press("l")
+    live.until("inject SIGTERM: armed at STEP_09")
+    live.press("q", "c")
+    # The kernel takes the lowest pending signal first: SIGTERM before the SIGSTOP of the stop.
+    live.until("KILLED  by SIGTERM", "▶ ✓ USER_EXEC", "step 1/")
+    live.press("q")
+    live.until("status=0")
+    story = recorded(live)
+    assert story.calls[1].result == 3, "a signal does not make socket() fail"
+    assert any(isinstance(event, ev.Inject) and event.result == 0 for event in story.log)
+
+
+def test_an_agent_behind_a_command_is_there_before_the_app(live: Terminal) -> None:
+    live.run("--via", "env X=1", "-o", str(live.home / "live.jsonl"), SOCKET_TEST)
+    live.until("STOPPED  before its first instruction", "q quit")
+    live.press("c")
+    live.until("STOPPED  at the return of socket()")
+    live.press("q")
+    live.until("Detach and resume")
+    live.press("Enter")
+    live.until("status=0")
+    live.is_sane()
+    wait_for(lambda: recorded(live).end is not None)
+
+
+def test_a_lost_agent_is_said(live: Terminal) -> None:
+    pid = start(live, "sleep", "60")
+    children = Path(f"/proc/{live.pid()}/task/{live.pid()}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    live.until("AGENT  LOST")
+    wait_for(lambda: process_state(pid) == "S", timeout=20)  # the guardian resumed it
+    live.press("q")
+    live.until("status=0")
+    live.is_sane()
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_program_that_is_none_of_ours_to_run(live: Terminal, tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.write_bytes(b"\x7fELF nonsense")
+    bad.chmod(0o755)
+    live.run(str(bad))
+    live.until("status=2")
+    assert "Traceback" not in live.screen()
+    live.is_sane()
