@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from probes.backends import KINDS, Backend, Planned, steps_of
+from probes.backends import COPIES, KINDS, Backend, Planned, steps_of
 from probes.bpf_syscall import (
     CGROUP_INET_SOCK_CREATE,
     F_SLEEPABLE,
@@ -356,8 +356,9 @@ class Attached:
                 if not id:
                     raise AttachError(f"this kernel's BTF has no function {hook}")
                 code = self._template("refuse", {_POINT: number})
-                program = load(code, PROG_TRACING, MODIFY_RETURN, id)
-                self._links += [program, attach_raw(program)]
+                for _ in range(COPIES):
+                    program = load(code, PROG_TRACING, MODIFY_RETURN, id)
+                    self._links += [program, attach_raw(program)]
             self._refusing.add(hook)
         key = number.to_bytes(4, "little")
         self._maps["refusals"][key] = struct.pack("Ii", times, errno)

@@ -14,6 +14,10 @@ from recordings.events import At, Kind
 ProbeKind = Literal["tracepoint", "raw_tracepoint", "kprobe", "kretprobe", "fentry", "fexit"]
 
 KINDS = ("socket", "sock", "file", "fd")  # KIND_* in the C files
+# The kernel skips a program that is entered again, on the same CPU, while it runs: in an interrupt,
+# or for another task where it preempts. A second copy is then not skipped; it must do nothing
+# where the first has done it.
+COPIES = 2
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,7 @@ class Planned:
 
     `target` may name several functions, "a|b": the first that this kernel has.
     `points`: the points that it emits, by which it counts as fired. `copies`: how often it is
-    attached. The kernel skips a program that is entered again, on the same CPU, while it runs; a
-    second copy is then not skipped. (The program must do nothing where the first has done it.)
+    attached.
     """
 
     kind: ProbeKind
@@ -93,7 +96,7 @@ _LEDGER_PROBES = (
         "kmem_cache_free",
         "cache_free",
         ("FREE_SOCKET", "FREE_SOCK", "FREE_FILE"),
-        copies=2,  # RCU frees inodes in an interrupt, which may come amid another task's free
+        copies=COPIES,  # RCU frees inodes in an interrupt, which may come amid another task's free
     ),
     Planned("raw_tracepoint", "kfree", "kfree_free", ("FREE_KMALLOC",)),
 )

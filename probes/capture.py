@@ -428,6 +428,9 @@ _TRACING = (
     "syscall_trace_enter", "trace_syscall_",
 )  # fmt: skip
 _RETURNS = ("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline")
+# Where an interrupt begins (and RCU's part of it): beyond is whatever task it came amid.
+_INTERRUPT = ("rcu_do_batch", "rcu_core", "handle_softirqs", "__do_softirq", "asm_sysvec_",
+              "asm_common_interrupt")  # fmt: skip
 _CUT = (
     "this kernel cannot unwind its stack through a kretprobe (Linux 5.15 and later can): "
     "stacks end below the first function that has one"
@@ -441,7 +444,12 @@ def _kernel_only(frames: list[str], point: Point) -> tuple[list[str], bool]:
     or after endbr64; since Linux 7 it may also jump), and for fexit that calls the function's
     rest. So beside a trampoline's frame its call site is a second frame of the same function.
     """
-    inner = [i for i, frame in enumerate(frames[:16]) if frame.startswith(_TRACING)]
+    inner: list[int] = []
+    for i, frame in enumerate(frames[:16]):
+        if frame.startswith(_INTERRUPT):
+            break  # tracing machinery beyond was itself interrupted: it is not this probe's
+        if frame.startswith(_TRACING):
+            inner.append(i)
     kept: list[str] = []
     after = False  # after a trampoline
     for frame in frames[inner[-1] + 1 :] if inner else frames:
