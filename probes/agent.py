@@ -22,7 +22,7 @@ from probes.compile import CompileError
 from probes.hold import MOST, Holds, Region
 from probes.hold import why_not as why_no_hold
 from probes.kallsyms import Kallsyms
-from probes.landmarks import landmarks
+from probes.landmarks import Named, landmarks
 from probes.tracee import Tracee, TraceeError
 from probes.vm import AGENT_CPU
 from recordings import __version__
@@ -363,6 +363,9 @@ class Agent:
                 self._refuse(command)
             case cmd.Limit():
                 self._limit(command)
+            case cmd.Name():
+                named = Named({at: self._symbols.frame(at) for at in command.addresses})
+                self._out.append(msgspec.json.encode(named))
             case cmd.Restart():
                 self._restart(command.argv or self._argv)
             case cmd.Detach():

@@ -19,6 +19,8 @@ from probes.kallsyms import Kallsyms
 TRAMPOLINES = ("arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
 # Per-CPU, before the task itself: in Linux 6.2 to 6.14 it is the first member of another variable.
 CURRENT = ("current_task", "pcpu_hot")
+# The tables for unwinding a stack: probes/vm/unwind.py.
+_ORC = ("_stext", "orc_lookup", "__start_orc_unwind_ip", "__start_orc_unwind")
 
 _OFFSETS = (
     "task_struct.tgid", "task_struct.pid", "task_struct.tasks", "task_struct.files",
@@ -30,6 +32,7 @@ _OFFSETS = (
     "mount.mnt", "mount.mnt_parent", "mount.mnt_mountpoint", "vfsmount.mnt_root",
     "inode.i_mode", "inode.i_ino", "inode.i_count", "socket.sk", "socket.file",
     "socket_alloc.socket", "socket_alloc.vfs_inode", "sock.sk_rcu", "bpf_array.value",
+    "orc_entry.end",
 )  # fmt: skip
 
 
@@ -46,10 +49,16 @@ class Landmarks(msgspec.Struct, tag_field="ev", tag="landmarks"):
     arms: int
 
 
+class Named(msgspec.Struct, tag_field="ev", tag="named"):
+    """The answer to a `Name` command: address → "function+0x1a"."""
+
+    names: dict[int, str]
+
+
 def landmarks(backend: Backend, symbols: Kallsyms, btf: Btf, arms: int) -> Landmarks:
     """Of the running kernel. What it does not have is not in there."""
     functions = [point.symbol for point in backend.points if point.steps]
-    names = [*functions, *TRAMPOLINES, *CURRENT, "init_task"]
+    names = [*functions, *TRAMPOLINES, *CURRENT, *_ORC, "init_task"]
     split = (name.partition(".")[::2] for name in _OFFSETS)
     found = {f"{owner}.{path}": offset(btf, owner, path) for owner, path in split}
     return Landmarks(

@@ -75,6 +75,12 @@ class Release(Command):
     tid: int | None = None
 
 
+class Name(Command):
+    """Name these addresses in the kernel's code, for who looks at a frozen machine from outside."""
+
+    addresses: list[int]
+
+
 class Restart(Command):
     """Kill the tracee and start it, or another program, anew: a new stream with its own header."""
 
@@ -90,8 +96,8 @@ class Quit(Command):
 
 
 AnyCommand = (
-    Next | Continue | Pause | Arm | Inject | Refuse | Limit | HoldAt | Release | Restart | Detach
-    | Quit
+    Next | Continue | Pause | Arm | Inject | Refuse | Limit | HoldAt | Release | Name | Restart
+    | Detach | Quit
 )  # fmt: skip
 
 # What can be refused by a BPF program of type fmod_ret, and the edge of socket(2) that it takes.

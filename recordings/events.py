@@ -326,7 +326,10 @@ class Symbol(Event):
 
 
 class Stack(Event):
-    """A kernel stack, innermost frame first, sent once before the first event that names it."""
+    """A kernel stack, innermost frame first, sent once before the first event that names it.
+
+    That of a frozen hold, `id` below 0, may come after it.
+    """
 
     id: int
     frames: list[str]

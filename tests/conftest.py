@@ -42,10 +42,9 @@ def _batch(item: pytest.Item) -> vms.Run | None:
     return run, item.callspec.params[parameter]  # type: ignore[attr-defined]
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    if (own := _batch(item)) is not None:
-        runs = dict.fromkeys(filter(None, map(_batch, item.session.items)))
-        vms.ahead([run for run in runs if run != own])
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if not session.config.option.collectonly:
+        vms.ahead(list(dict.fromkeys(filter(None, map(_batch, session.items)))))
 
 
 def pytest_sessionfinish() -> None:

@@ -85,13 +85,21 @@ def readings(snap: ev.Snapshot) -> dict[str, object]:
     }
 
 
-def test_held_at_every_step_with_the_values_that_the_probes_record(frozen: Agent) -> None:
+def functions(story: Story, stack: int | None) -> list[str]:
+    """Those of a kernel stack, innermost first."""
+    assert stack is not None
+    return [frame.partition("+")[0] for frame in story.stacks[stack]]
+
+
+def test_held_at_every_step_with_what_the_probes_record(frozen: Agent) -> None:
     restart(frozen, SOCKET_TEST)
     holds, answers = [], []
     while (hold := held(frozen)) is not None:
         assert hold.how == "frozen"
         assert frozen.story.held
         holds.append(hold)
+        if hold.stack not in frozen.story.stacks:  # the agent is asked for the names
+            frozen.until(lambda event: isinstance(event, ev.Stack) and event.id == hold.stack)
         asked = time.monotonic()
         frozen.say(cmd.Next())
         frozen.until(lambda event: isinstance(event, ev.Released))
@@ -101,7 +109,7 @@ def test_held_at_every_step_with_the_values_that_the_probes_record(frozen: Agent
     assert place(holds[-1]) == RCU
     assert judge(story).verdict == "PASS", judge(story)
     assert all(made.free is not None for made in story.ledger)
-    compared = 0
+    compared = stacks = 0
     for hold in holds:
         for moment in story.calls[1].moments:
             step = moment.event
@@ -113,7 +121,10 @@ def test_held_at_every_step_with_the_values_that_the_probes_record(frozen: Agent
                 }, place(hold)
                 compared += len(same)
                 assert int(hold.registers["rsp"], 16) > 1 << 63
+                assert functions(story, hold.stack) == functions(story, step.stack), place(hold)
+                stacks += 1
     assert compared > 50
+    assert stacks == len(holds) - 1, "all but USER_EXEC's, where the probe reads none"
     assert [fd.number for fd in holds[0].fds] == [0, 1, 2]
     assert [fd.number for fd in holds[6].fds] == [0, 1, 2, 3]
     assert holds[6].fds[3].to.startswith("socket:[")

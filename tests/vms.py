@@ -1,8 +1,8 @@
 """Kernels and VMs for the tests: `vm_kernel("6.1")` gives a kernel, fetched if need be.
 
-An emulated VM takes one CPU. So the long runs of many tests each, which nobody but the guest's own
-waits depend on, are begun ahead, from the last one on, one beside what the tests do themselves:
-`@pytest.mark.batch(run, "name")` says that a test uses `once(run, name)`, for its parameter `name`.
+An emulated VM takes one CPU. So the long runs of many tests each are begun with the first test,
+from the last one on, one beside what the tests do themselves: `@pytest.mark.batch(run, "name")`
+says that a test uses `once(run, name)`, for its parameter `name`.
 """
 
 from __future__ import annotations

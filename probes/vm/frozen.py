@@ -21,10 +21,11 @@ from pathlib import Path
 import msgspec
 
 from probes.backends import BACKENDS, CLEANUPS, Backend, Point
-from probes.landmarks import TRAMPOLINES, Landmarks
+from probes.landmarks import TRAMPOLINES, Landmarks, Named
 from probes.vm import AGENT_CPU
 from probes.vm.gdb import Gdb, GdbError, Stop
 from probes.vm.guest import Guest
+from probes.vm.unwind import Unwinder
 from recordings import commands as cmd
 from recordings import events as ev
 from recordings.steps import STEPS
@@ -35,7 +36,8 @@ NOBODY = -1  # no process
 AHEAD = 0.03  # seconds that the tracee's CPU runs before the others: the next step is mostly near
 _ERRORS = 2**64 - 4095  # a pointer from there on is an errno
 _SHOWN = ("rip", "rsp", "rax", "rdi", "rsi", "rdx", "rcx", "r8", "r9")
-_LANDMARKS = b'{"ev":"landmarks"'
+_LANDMARKS, _NAMED = b'{"ev":"landmarks"', b'{"ev":"named"'
+_NAMES = (0, "names")  # owed by the agent, like a step: the names of a stack's functions
 
 
 class _Line(msgspec.Struct):
@@ -58,7 +60,8 @@ class _Call:
     socket: int = 0
     file: int = 0
     created: bool = False
-    frames: list[tuple[int, str]] = field(default_factory=list)  # return slot, function
+    # return slot, function, where it truly returns to
+    frames: list[tuple[int, str, int]] = field(default_factory=list)
 
     def of(self, guest: Guest) -> tuple[int, int, int]:
         return self.file, self.socket, guest.field(self.socket, "socket.sk")
@@ -76,6 +79,7 @@ class _Hit:
     call: int
     layers: tuple[int, int, int]
     registers: dict[str, int]
+    ip: int  # where it is: `rip`, or where the function that has returned was called
     fd: int | None = None
     step: str = ""
     since: int = 0  # ns, of this machine's clock: the frozen one's stands
@@ -96,6 +100,8 @@ class Frozen:
         self._every = False
         self._stops = {id for id in STEPS if id != "PROBE_INIT"}
         self._t = 0
+        self._names: dict[int, str] = {}
+        self._stacks = 0
         self._forget(NOBODY)
 
     def _forget(self, pid: int) -> None:
@@ -108,6 +114,7 @@ class Frozen:
         self._owed: set[tuple[int, str | int]] = set()  # (tid, step): passed, not told of yet
         self._limit: tuple[int, int, int] | None = None  # tid, task, what to put back
         self._held: _Hit | None = None
+        self._nameless: list[int] = []  # the stack of the hold, until it is told
         self._until: float | None = None  # one CPU runs while the others stand, till then
 
     # -- the stream ----------------------------------------------------------------------
@@ -151,6 +158,11 @@ class Frozen:
         for line in lines:
             if line.startswith(_LANDMARKS):
                 self._landmarks = msgspec.json.decode(line, type=Landmarks)
+                continue
+            if line.startswith(_NAMED):
+                self._names |= msgspec.json.decode(line, type=Named).names
+                self._owed.discard(_NAMES)
+                self._tell_stack()
                 continue
             self._write(line)
             self._note_line(line)
@@ -274,6 +286,7 @@ class Frozen:
             self._gdb = Gdb(self._path)
             self._agent = self._gdb.cpus[AGENT_CPU]
             self._guest = Guest(self._gdb, self._landmarks, backend)
+            self._unwinder = Unwinder(self._guest)
         else:
             self._gdb.interrupt()
         self._trampoline = next(symbols[name] for name in TRAMPOLINES if name in symbols)
@@ -364,20 +377,22 @@ class Frozen:
         pid, tid = guest.ids(task)
         mine = pid == self._pid
         call = self._calls.get(tid) if mine else None
-        if registers["rip"] == self._trampoline:
-            symbol = self._returning(call, registers["rsp"])
+        ip = registers["rip"]
+        if ip == self._trampoline:
+            symbol, ip = self._returning(call, registers["rsp"])
             point = self._points.get((symbol, "exit"))
         else:
-            symbol = self._functions.get(registers["rip"], "")
+            symbol = self._functions.get(ip, "")
             point = self._points.get((symbol, "entry"))
             if symbol == "__sys_socket" and mine:
                 self._begun = max(self._begun, self._newest) + 1
                 call = self._calls[tid] = _Call(self._begun)
             if call is not None and (symbol, "exit") in self._points:
-                call.frames.append((registers["rsp"], symbol))
+                slot = registers["rsp"]
+                call.frames.append((slot, symbol, guest.word(slot)))
         if point is None:
             return None
-        hit = _Hit(cpu, task, pid, tid, point, 0, (0, 0, 0), registers)
+        hit = _Hit(cpu, task, pid, tid, point, 0, (0, 0, 0), registers, ip)
         if symbol in CLEANUPS:
             return self._cleanup(hit, symbol)
         if symbol in _SILENT:
@@ -385,14 +400,14 @@ class Frozen:
         return self._in_call(hit, call) if call is not None else None
 
     @staticmethod
-    def _returning(call: _Call | None, rsp: int) -> str:
-        """The function that returned to the trampoline; "" where it is none that we know."""
-        for number, (slot, symbol) in enumerate(call.frames if call is not None else ()):
+    def _returning(call: _Call | None, rsp: int) -> tuple[str, int]:
+        """The function that returned to the trampoline, and where to; "" if none that we know."""
+        for number, (slot, symbol, caller) in enumerate(call.frames if call is not None else ()):
             if slot + 8 == rsp:
                 assert call is not None
                 del call.frames[number:]
-                return symbol
-        return ""
+                return symbol, caller
+        return "", 0
 
     def _in_call(self, hit: _Hit, call: _Call) -> _Hit | None:
         """What the program at this point makes of its arguments: see bpf/kprobe.c."""
@@ -490,11 +505,13 @@ class Frozen:
         self._gdb.registers(hit.cpu)  # whose memory is read
         unset = {"type"} if point.name == "SOCK_ALLOC" else set()
         pending, shared, blocked = guest.signals(hit.task)
+        self._unwind(hit)
         self._emit(
             ev.Held(
                 t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid,
                 how="frozen", symbol=point.symbol, at=point.at, state="R", wchan="",
-                since=self._t, snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
+                since=self._t, stack=-self._stacks,
+                snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
                 registers={name: hex(hit.registers[name]) for name in _SHOWN},
                 pending=pending, shared=shared, blocked=blocked, fds=guest.fds(hit.task),
             )
@@ -504,12 +521,33 @@ class Frozen:
         if self._owed:
             self._only(self._agent, PATIENCE)
 
+    def _unwind(self, hit: _Hit) -> None:
+        """Read the stack of the hold. It is told once its functions are named, by the agent."""
+        self._stacks += 1
+        call = self._calls.get(hit.tid)
+        returns = {slot: caller for slot, _, caller in call.frames} if call is not None else {}
+        rsp, rbp = hit.registers["rsp"], hit.registers["rbp"]
+        self._nameless = self._unwinder.frames(hit.ip, rsp, rbp, returns)
+        if unknown := [at for at in self._nameless if at not in self._names]:
+            self._forward(cmd.Name(addresses=unknown))
+            self._owed.add(_NAMES)
+        else:
+            self._tell_stack()
+
+    def _tell_stack(self) -> None:
+        """A frame whose name did not come is told as its address."""
+        if self._nameless:
+            frames = [self._names.get(at, hex(at)) for at in self._nameless]
+            self._emit(ev.Stack(t=self._t, id=-self._stacks, frames=frames))
+            self._nameless = []
+
     def _thaw(self, by: ev.By) -> None:
         """The machine runs on."""
         self._no_longer()
         hit, self._held = self._held, None
         if hit is None or self._gdb is None:
             return
+        self._tell_stack()
         self._emit(
             ev.Released(
                 t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid, by=by,

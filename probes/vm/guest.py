@@ -32,8 +32,12 @@ class Guest:
         self._numbers = {point.name: number for number, point in enumerate(backend.points)}
         self._arms: int | None = None
 
+    def bytes(self, address: int, size: int) -> bytes:
+        """Nothing where they cannot be read."""
+        return self._gdb.read(address % 2**64, size) or b""
+
     def word(self, address: int, size: int = 8) -> int:
-        return int.from_bytes(self._gdb.read(address % 2**64, size) or b"", "little")
+        return int.from_bytes(self.bytes(address, size), "little")
 
     def field(self, base: int, name: str, size: int = 8) -> int:
         """A field, "struct.path", of the struct at `base`."""
@@ -100,7 +104,7 @@ class Guest:
             self._arms = self.field(table, "file.private_data")
             self._arms += self.marks.offsets["bpf_array.value"]
         at = self._arms + self._numbers[point] * ARM.size
-        stop, *_ = ARM.unpack(self._gdb.read(at, ARM.size) or bytes(ARM.size))
+        stop, *_ = ARM.unpack(self.bytes(at, ARM.size) or bytes(ARM.size))
         self._gdb.write(at, ARM.pack(stop, signo, times, 0))
 
     # -- files ---------------------------------------------------------------------------
@@ -118,7 +122,7 @@ class Guest:
     def fds(self, task: int) -> list[ev.Open]:
         """Its open descriptors, as /proc/PID/fd names them."""
         files, most = self._table(task)
-        data = self._gdb.read(files, 8 * min(most, _MOST_FDS)) or b""
+        data = self.bytes(files, 8 * min(most, _MOST_FDS))
         slots = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
         return [ev.Open(number=fd, to=self._named(file)) for fd, file in enumerate(slots) if file]
 
@@ -147,9 +151,9 @@ class Guest:
         return "?"
 
     def _text(self, address: int) -> str:
-        data = self._gdb.read(address, 64) or b""
+        data = self.bytes(address, 64)
         while b"\0" not in data and len(data) < 256:
-            if not (more := self._gdb.read(address + len(data), 64)):
+            if not (more := self.bytes(address + len(data), 64)):
                 break
             data += more
         return os.fsdecode(data.partition(b"\0")[0])

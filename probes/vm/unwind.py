@@ -1,0 +1,122 @@
+"""The kernel stack of a frozen task, unwound by the kernel's own tables (ORC).
+
+Read from the machine's memory, as arch/x86/kernel/unwind_orc.c does; asm/orc_types.h and
+asm/orc_lookup.h say what is where. Addresses only: the agent knows their names.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from probes.vm.guest import Guest
+
+MOST = 32  # frames
+_BLOCK = 256  # bytes of code for each word of orc_lookup
+_ENTRY = struct.Struct("<hhH")  # sp_offset, bp_offset, flags
+_BP_AT, _IP_AT, _CS_AT, _SP_AT = 32, 128, 136, 152  # in struct pt_regs
+
+
+@dataclass(frozen=True)
+class _Orc:
+    """How to find the caller's frame. `kind`: "call", "regs", "partial", or "" where it ends."""
+
+    sp_offset: int
+    bp_offset: int
+    sp_reg: int
+    bp_reg: int
+    kind: str
+
+
+class Unwinder:
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        names = ("_stext", "orc_lookup", "__start_orc_unwind_ip", "__start_orc_unwind")
+        self._tables = [guest.marks.symbols.get(name, 0) for name in names]
+        # Before 6.4 the type has two bits and counts from "call", and a bit says where it ends.
+        self._old = "orc_entry.end" in guest.marks.offsets
+        self._known: dict[int, _Orc | None] = {}
+
+    def frames(self, ip: int, sp: int, bp: int, returns: Mapping[int, int]) -> list[int]:
+        """The addresses of a stack, innermost first: `ip` and where each function returns to.
+
+        `returns`: stack slot → where its function truly returns to, for those whose return address
+        a kretprobe has replaced. It ends where the tables do: in user mode, or in a module.
+        """
+        word = self._guest.word
+        found = [ip]
+        exact = True  # the instruction itself, not the one after a call
+        while len(found) < MOST and (orc := self._orc(ip if exact else ip - 1)) is not None:
+            if (before := self._before(orc, sp, bp)) is None:
+                break
+            exact = orc.kind != "call"
+            if orc.kind == "call":
+                ip = returns.get(before - 8) or word(before - 8)
+                bp = self._bp(orc, before, bp)
+                sp = before
+            else:
+                regs = before - (_IP_AT if orc.kind == "partial" else 0)
+                if word(regs + _CS_AT) & 3:  # of user mode
+                    break
+                ip, sp = word(regs + _IP_AT), word(regs + _SP_AT)
+                bp = word(regs + _BP_AT) if orc.kind == "regs" else bp
+            if not ip:
+                break
+            found.append(ip)
+        return found
+
+    def _before(self, orc: _Orc, sp: int, bp: int) -> int | None:
+        """The stack pointer of the caller, or where a struct pt_regs is."""
+        match orc.sp_reg:  # ORC_REG_*
+            case 4:  # BP
+                return bp + orc.sp_offset
+            case 5:  # SP
+                return sp + orc.sp_offset
+            case 8:  # BP_INDIRECT
+                return self._guest.word(bp + orc.sp_offset)
+            case 9:  # SP_INDIRECT
+                return self._guest.word(sp) + orc.sp_offset
+        return None
+
+    def _bp(self, orc: _Orc, before: int, bp: int) -> int:
+        match orc.bp_reg:
+            case 1:  # PREV_SP
+                return self._guest.word(before + orc.bp_offset)
+            case 4:  # BP
+                return self._guest.word(bp + orc.bp_offset)
+        return bp
+
+    def _orc(self, ip: int) -> _Orc | None:
+        """The table's entry for an instruction; None where it has none, or says that it ends."""
+        if ip not in self._known:
+            self._known[ip] = self._found(ip)
+        return self._known[ip]
+
+    def _found(self, ip: int) -> _Orc | None:
+        text, lookup, ips, entries = self._tables
+        if not all(self._tables) or not 0 <= ip - text < 1 << 30:
+            return None
+        block = lookup + (ip - text) // _BLOCK * 4
+        first, last = self._guest.word(block, 4), self._guest.word(block + 4, 4)
+        data = self._guest.bytes(ips + first * 4, (last - first + 1) * 4)
+        number = None
+        for i, (offset,) in enumerate(struct.iter_unpack("<i", data)):
+            if ips + (first + i) * 4 + offset > ip:
+                break
+            number = first + i
+        raw = self._guest.bytes(entries + number * 6, 6) if number is not None else b""
+        if not raw:
+            return None
+        sp_offset, bp_offset, flags = _ENTRY.unpack(raw)
+        kind = _kind(flags, self._old)
+        if not kind:
+            return None
+        return _Orc(sp_offset, bp_offset, flags & 15, flags >> 4 & 15, kind)
+
+
+def _kind(flags: int, old: bool) -> str:
+    if old:
+        ends, kinds = flags >> 10 & 1, ("call", "regs", "partial", "")
+        return "" if ends else kinds[flags >> 8 & 3]
+    return dict(enumerate(("", "", "call", "regs", "partial"))).get(flags >> 8 & 7, "")
