@@ -19,6 +19,8 @@ from probes.kallsyms import Kallsyms
 TRAMPOLINES = ("arch_rethook_trampoline", "__kretprobe_trampoline", "kretprobe_trampoline")
 # Per-CPU, before the task itself: in Linux 6.2 to 6.14 it is the first member of another variable.
 CURRENT = ("current_task", "pcpu_hot")
+# Where a CPU spins until another has done something.
+SPINS = ("native_queued_spin_lock_slowpath", "smp_call_function_many_cond")
 # The tables for unwinding a stack: probes/vm/unwind.py.
 _ORC = ("_stext", "orc_lookup", "__start_orc_unwind_ip", "__start_orc_unwind")
 
@@ -58,7 +60,7 @@ class Named(msgspec.Struct, tag_field="ev", tag="named"):
 def landmarks(backend: Backend, symbols: Kallsyms, btf: Btf, arms: int) -> Landmarks:
     """Of the running kernel. What it does not have is not in there."""
     functions = [point.symbol for point in backend.points if point.steps]
-    names = [*functions, *TRAMPOLINES, *CURRENT, *_ORC, "init_task"]
+    names = [*functions, *TRAMPOLINES, *CURRENT, *_ORC, *SPINS, "init_task"]
     split = (name.partition(".")[::2] for name in _OFFSETS)
     found = {f"{owner}.{path}": offset(btf, owner, path) for owner, path in split}
     return Landmarks(

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 
 from probes.backends import BACKENDS, CLEANUPS, Backend, Point
-from probes.landmarks import TRAMPOLINES, Landmarks, Named
+from probes.landmarks import SPINS, TRAMPOLINES, Landmarks, Named
 from probes.vm import AGENT_CPU
 from probes.vm.gdb import Gdb, GdbError, Stop
 from probes.vm.guest import Guest
@@ -31,11 +31,15 @@ from recordings import events as ev
 from recordings.steps import STEPS
 from recordings.stream import encode
 
-PATIENCE = 1.0  # seconds, at a hold, for the agent to tell of what came before
+PATIENCE = 5.0  # seconds, at a hold, for the agent to tell of what came before
 NOBODY = -1  # no process
-AHEAD = 0.03  # seconds that the tracee's CPU runs before the others: the next step is mostly near
+AHEAD = 0.3  # seconds that the tracee's CPU runs before the agent's: the next step is mostly near
+SLICE = 0.02  # seconds between two looks at what the one CPU that runs is about
+OUT = 0.03  # seconds that a CPU has to come out of the kernel, where it may hold a lock
 _ERRORS = 2**64 - 4095  # a pointer from there on is an errno
 _SHOWN = ("rip", "rsp", "rax", "rdi", "rsi", "rdx", "rcx", "r8", "r9")
+_HLT = b"\xf4"
+_SPIN = 0x400  # bytes: no function of SPINS is as long
 _LANDMARKS, _NAMED = b'{"ev":"landmarks"', b'{"ev":"named"'
 _NAMES = (0, "names")  # owed by the agent, like a step: the names of a stack's functions
 
@@ -115,7 +119,8 @@ class Frozen:
         self._limit: tuple[int, int, int] | None = None  # tid, task, what to put back
         self._held: _Hit | None = None
         self._nameless: list[int] = []  # the stack of the hold, until it is told
-        self._until: float | None = None  # one CPU runs while the others stand, till then
+        self._until: float | None = None  # some CPUs run while the others stand, till then
+        self._ahead = ("", 0.0)  # the tracee's CPU, and until when it runs before the agent's
 
     # -- the stream ----------------------------------------------------------------------
 
@@ -144,7 +149,7 @@ class Frozen:
                     self._stopped(stop)
                 told = self._held is not None and not self._owed
                 if self._until is not None and (told or self._until < time.monotonic()):
-                    self._no_longer()
+                    self._slice_over()
             except GdbError as error:
                 self._give_up(str(error))
 
@@ -318,31 +323,31 @@ class Frozen:
             self._gdb.breakpoint(address, address in wanted)
         self._set = wanted
 
-    def _onward(self, cpu: str, at: int, *only: str) -> None:
-        """Past the breakpoint at which this CPU stands, and on: all CPUs, or these."""
-        assert self._gdb is not None
-        self._past(cpu, at)
-        self._gdb.go(*only)
+    def _past(self, cpu: str) -> dict[str, int]:
+        """Take a CPU over the breakpoint at which it stands, if it does; its registers before.
 
-    def _past(self, cpu: str, at: int) -> None:
+        A step, during which QEMU minds no breakpoint, costs all that it has translated: 20 ms.
+        """
         assert self._gdb is not None
-        if at in self._set:
-            self._gdb.breakpoint(at, False)
+        registers = self._gdb.registers(cpu)
+        if registers["rip"] in self._set and not self._guest.skip(registers):
             self._gdb.step(cpu)
-            self._gdb.breakpoint(at, True)
+        return registers
 
     def _stopped(self, stop: Stop) -> None:
         """The machine stands: at a point of the tracee's, or it goes on at once."""
         assert self._gdb is not None
         registers = self._gdb.registers(stop.cpu)
         if self._held is not None:  # a task of the agent's CPU
-            self._onward(stop.cpu, registers["rip"], self._agent)
+            self._past(stop.cpu)
+            self._gdb.go(self._agent)
             return
         self._until = None
         hit = self._hit(stop.cpu, registers)
         self._break_at(self._wanted())
         if hit is None:
-            self._onward(stop.cpu, registers["rip"])
+            self._past(stop.cpu)
+            self._gdb.go()
             return
         stops = [step for step in hit.point.steps if self._every or step in self._stops]
         if stops:
@@ -358,8 +363,9 @@ class Frozen:
             self._owed.add((hit.tid, told))
         if hit.point.name == "EXIT":
             self._returned(hit)
-        self._past(hit.cpu, hit.registers["rip"])
-        self._only(hit.cpu, AHEAD)
+        self._past(hit.cpu)
+        self._ahead = hit.cpu, time.monotonic() + AHEAD
+        self._only(SLICE, hit.cpu)
 
     def _returned(self, hit: _Hit) -> None:
         self._calls.pop(hit.tid, None)
@@ -480,14 +486,24 @@ class Frozen:
 
     # -- holds ---------------------------------------------------------------------------
 
-    def _only(self, cpu: str, seconds: float) -> None:
-        """Let one CPU run while the others stand, so long at most."""
+    def _only(self, seconds: float, *cpus: str) -> None:
+        """Let these CPUs run while the others stand, so long at most."""
         assert self._gdb is not None
-        self._gdb.go(cpu)
+        self._gdb.go(*cpus)
         self._until = time.monotonic() + seconds
 
+    def _slice_over(self) -> None:
+        """Let the tracee's CPU run on before the agent's; if it waits for another, with that."""
+        cpu, end = self._ahead
+        if self._gdb is None or self._held is not None or time.monotonic() > end:
+            self._no_longer()
+            return
+        self._gdb.interrupt()
+        others = [other for other in self._gdb.cpus if other != self._agent]
+        self._only(SLICE, *(others if self._waits(cpu) else [cpu]))
+
     def _no_longer(self) -> None:
-        """The one CPU has had its time: all stand if a task is held, else all run."""
+        """Some CPUs have had their time: all stand if a task is held, else all run."""
         if self._until is None or self._gdb is None:
             return
         self._gdb.interrupt()
@@ -495,7 +511,32 @@ class Frozen:
         if self._held is None:
             self._gdb.go()
         else:
+            self._come_out(self._agent)
             self._owed.clear()
+            self._tell_stack()
+
+    def _waits(self, cpu: str) -> bool:
+        """Whether a CPU is idle, or spins until another does something."""
+        assert self._gdb is not None
+        rip = self._gdb.registers(cpu)["rip"]
+        symbols = self._guest.marks.symbols
+        spins = any(0 <= rip - symbols.get(name, rip + 1) < _SPIN for name in SPINS)
+        return spins or self._guest.bytes(rip - 1, 1) == _HLT
+
+    def _come_out(self, cpu: str) -> None:
+        """Run a CPU until it is in user mode or idle: there it holds no lock of the kernel's.
+
+        Else the tracee might wait for that lock, when it runs on alone.
+        """
+        assert self._gdb is not None
+        end = time.monotonic() + OUT
+        while time.monotonic() < end:
+            rip = self._past(cpu)["rip"]
+            if rip < 1 << 63 or self._guest.bytes(rip - 1, 1) == _HLT:
+                break
+            self._gdb.go(cpu)
+            time.sleep(0.001)
+            self._gdb.interrupt()
 
     def _hold(self, hit: _Hit) -> None:
         guest, point = self._guest, hit.point
@@ -518,8 +559,11 @@ class Frozen:
         )  # fmt: skip
         where = f"the whole machine stands, at {point.symbol} {point.at}"
         self._emit(ev.State(t=self._t, pid=self._pid, state="held", why=where))
+        for cpu in self._gdb.cpus:
+            if cpu != hit.cpu:
+                self._come_out(cpu)
         if self._owed:
-            self._only(self._agent, PATIENCE)
+            self._only(PATIENCE, self._agent)
 
     def _unwind(self, hit: _Hit) -> None:
         """Read the stack of the hold. It is told once its functions are named, by the agent."""
@@ -547,7 +591,6 @@ class Frozen:
         hit, self._held = self._held, None
         if hit is None or self._gdb is None:
             return
-        self._tell_stack()
         self._emit(
             ev.Released(
                 t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid, by=by,

@@ -49,6 +49,7 @@ class Gdb:
         self.cpus = self.ask("qfThreadInfo").removeprefix("m").split(",")
         while (more := self.ask("qsThreadInfo")) != "l":
             self.cpus += more.removeprefix("m").split(",")
+        self.ask("qXfer:features:read:target.xml:0,100")  # else QEMU lets us write no register
         self._stops.clear()  # it was stopped by our coming
 
     @property
@@ -137,12 +138,16 @@ class Gdb:
     def write(self, address: int, data: bytes) -> None:
         self._done(f"M{address:x},{len(data):x}:{data.hex()}")
 
+    def set_register(self, name: str, value: int) -> None:
+        """Of the CPU of the last `registers`."""
+        self._done(f"P{_NAMES.index(name):x}={value.to_bytes(8, 'little').hex()}")
+
     def breakpoint(self, address: int, on: bool) -> None:
         """Stop the machine whenever an instruction at this address is about to run."""
         self._done(f"{'Z' if on else 'z'}1,{address:x},1")
 
     def step(self, cpu: str) -> None:
-        """One instruction of one CPU; the others stand."""
+        """One instruction of one CPU; the others stand. Twice QEMU drops all that it translated."""
         self._send(f"vCont;s:{cpu}")
         self.wait()
 

@@ -43,6 +43,35 @@ class Guest:
         """A field, "struct.path", of the struct at `base`."""
         return self.word(base + self.marks.offsets[name], size) if base else 0
 
+    def skip(self, registers: dict[str, int]) -> bool:
+        """Do what the next instruction does, if it is one that a function begins with.
+
+        Of the CPU whose registers these are. False: it is another one, and nothing was done.
+        """
+        rip, rsp = registers["rip"], registers["rsp"]
+        code = self.bytes(rip, 8)
+        pushed: int | None = None
+        if code[:4] == b"\xf3\x0f\x1e\xfa":  # endbr64
+            rip += 4
+        elif code[:5] == b"\x0f\x1f\x44\x00\x00":  # nopl, where ftrace is off
+            rip += 5
+        elif code[:1] == b"\xe8":  # call: ftrace
+            pushed = rip + 5
+            rip += 5 + int.from_bytes(code[1:5], "little", signed=True)
+        elif code[:1] == b"\x6a":  # push imm8
+            rip, pushed = rip + 2, int.from_bytes(code[1:2], "little", signed=True)
+        elif code[:1] == b"\x68":  # push imm32
+            rip, pushed = rip + 5, int.from_bytes(code[1:5], "little", signed=True)
+        elif code[:1] == b"\x54":  # push %rsp
+            rip, pushed = rip + 1, rsp
+        else:
+            return False
+        if pushed is not None:
+            self._gdb.write(rsp - 8, (pushed % 2**64).to_bytes(8, "little"))
+            self._gdb.set_register("rsp", rsp - 8)
+        self._gdb.set_register("rip", rip % 2**64)
+        return True
+
     # -- tasks ---------------------------------------------------------------------------
 
     def current(self, registers: dict[str, int]) -> int:
