@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 
 
@@ -20,6 +22,10 @@ def main() -> int:
         "--freeze", action="store_true",
         help="in a VM that holds it at every step: see probes/vm/frozen.py",
     )  # fmt: skip
+    agent.add_argument(
+        "--stdin", choices=("terminal", "quiet", "pipe"), default="terminal",
+        help="what the program reads: its terminal, which echoes it, or does not; or a pipe",
+    )  # fmt: skip
     agent.add_argument("program", nargs=argparse.REMAINDER, help="[--] PROGRAM ARGS…")
     doctor = commands.add_parser("doctor", help="what this kernel and user may do")
     doctor.add_argument("--json", action="store_true")
@@ -28,7 +34,18 @@ def main() -> int:
     if args.command == "doctor":
         from probes import doctor as check
 
-        return check.main(args.json)
+        if sys.stdout is None:  # closed by who started us
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        try:
+            status = check.main(args.json)
+            sys.stdout.flush()
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            if isinstance(error, BrokenPipeError):
+                return 128 + signal.SIGPIPE
+            print(f"sockstep: cannot write: {error.strerror}", file=sys.stderr)
+            return 2
+        return status
 
     from probes import agent as run
     from probes.attach import AttachError
@@ -40,7 +57,9 @@ def main() -> int:
     if not program:
         parser.error("which program? sockstep agent -- PROGRAM ARGS…")
     try:
-        return run.main(program, args.backend, args.follow_forks, args.hold, args.freeze)
+        return run.main(
+            program, args.backend, args.follow_forks, args.hold, args.freeze, args.stdin
+        )
     except (AttachError, BtfError, CompileError, TraceeError) as error:
         print(f"sockstep: {error}", file=sys.stderr)
         return 2

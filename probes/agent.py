@@ -11,19 +11,21 @@ import select
 import selectors
 import signal
 import time
+from pathlib import Path
 
 import msgspec
 
-from probes.attach import Attached, AttachError, has_kprobes, may_load, preempts
-from probes.backends import BACKENDS, Backend
+from probes.attach import Attached, AttachError
+from probes.backends import Backend
 from probes.btf import BtfError
 from probes.capture import Decoder, Raw
 from probes.compile import CompileError
+from probes.doctor import cannot_attach, choose
 from probes.hold import MOST, Holds, Region
 from probes.hold import why_not as why_no_hold
 from probes.kallsyms import Kallsyms
 from probes.landmarks import Named, landmarks
-from probes.tracee import Tracee, TraceeError
+from probes.tracee import Stdin, Tracee, TraceeError
 from probes.vm import AGENT_CPU
 from recordings import __version__
 from recordings import commands as cmd
@@ -34,6 +36,7 @@ from recordings.stream import encode
 
 GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it had
 GRACE_LOST = 2.0  # the same where events were lost: what frees it may be among them
+SOON = 0.01  # seconds between two looks at what tells nobody that it is ready
 _MEMBARRIER_CMD_GLOBAL, _SYS_MEMBARRIER = 1, 324
 
 
@@ -47,11 +50,12 @@ class Agent:
         follow_forks: bool,
         hold: float | None = None,
         freeze: bool = False,
+        stdin: Stdin = "terminal",
     ) -> None:
         """`hold`: hold at every point, for so many seconds, MOST at most; None: nowhere.
 
         `freeze`: the machine is held at every step, from outside: stop nowhere, and tell where
-        things are.
+        things are. `stdin`: what the tracee reads from.
         """
         self._argv = argv
         self._backend = backend
@@ -67,7 +71,11 @@ class Agent:
         if not freeze:
             self._stops = {id for id in STEPS if id.startswith(("STEP_", "CLEANUP_"))}
         self._freeze = freeze
-        self._children: dict[int, int] = {}  # pid → pidfd, taken at the fork
+        self._stdin: Stdin = stdin
+        self._children: dict[int, int] = {}  # followed: pid → pidfd, taken at the fork
+        self._stopping: set[int] = set()  # of these, who took a SIGSTOP: about to stand
+        self._stood: set[int] = set()  # and who stands
+        self._settled = False  # all is told of this program
         self._armed_hooks: set[str] = set()
         self._limit_before: tuple[int, int] | None = None  # the soft limit; calls returned then
         self._done = False
@@ -87,7 +95,7 @@ class Agent:
         """A tracee, on the CPUs that are for everybody. Raises TraceeError."""
         try:
             os.sched_setaffinity(0, self._cpus)
-            return Tracee(argv, self._hold is not None)
+            return Tracee(argv, self._hold is not None, self._stdin)
         finally:
             if self._freeze:
                 os.sched_setaffinity(0, {AGENT_CPU})
@@ -125,7 +133,8 @@ class Agent:
                         selector.unregister(watched.fd)
                     if (watched := self._holds.faulting) is not None:
                         selector.register(watched.fd, selectors.EVENT_READ)
-                timeout = 0 if more else self._holds.due(1.0)
+                soon = SOON if self._stopping or self._tracee.unread else 1.0
+                timeout = 0 if more else self._holds.due(soon)
                 ready = {key.fd for key, _ in selector.select(timeout)}
                 more = attached.poll()
                 self._holds.look()
@@ -140,6 +149,10 @@ class Agent:
                     self._read_commands()
                 if self._done:
                     break
+                self._tracee.feed()
+                self._look_after_children()
+                if self._tracee.exited and not self._children:
+                    self._settle()
                 self._after_calls()
                 self._count_lost()
                 self._flush()
@@ -221,8 +234,12 @@ class Agent:
             if self._attached is not None:
                 self._attached.follow(pid, False)
             if (pidfd := self._children.pop(pid, None)) is not None:
+                self._stopping.discard(pid)
                 os.close(pidfd)
                 self._emit(ev.State(t=raw.t, pid=pid, state="exited"))
+        while decoder.stops:
+            if (pid := decoder.stops.pop()) in self._children:
+                self._stopping.add(pid)
 
     def _drain_output(self) -> bool:
         data = self._tracee.output()
@@ -252,8 +269,6 @@ class Agent:
             if state.state == "stopped":
                 self._attached.stop_everywhere(False)
                 state.why = self._why_stopped(state)
-                # Not when it runs on: that is told late, and it may have come to steps since.
-                self._decoder.stopped_by = ""
                 self._drain_output()
             if state.state == "exited":
                 while self._drain_output():
@@ -263,10 +278,30 @@ class Agent:
             self._running = state.state == "running"
             if state.state == "exited":
                 self._holds.gone()
-                self._settle()
+                if self._children:
+                    self._note(f"{len(self._children)} of its children live on, and are followed")
+
+    def _look_after_children(self) -> None:
+        """They are not ours to wait for: one that took a SIGSTOP is looked at until it stands."""
+        for pid in sorted(self._stopping):
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text()
+            except OSError:
+                self._stopping.discard(pid)  # its end is told by its own event
+                continue
+            if stat.rpartition(")")[2].split()[0] == "T":
+                self._stopping.discard(pid)
+                assert self._attached is not None
+                self._attached.stop_everywhere(False)
+                state = ev.State(t=time.monotonic_ns(), pid=pid, state="stopped", signal=19)
+                state.why = self._why_stopped(state)
+                self._emit(state)
+                self._stood.add(pid)
 
     def _why_stopped(self, state: ev.State) -> str:
-        point = self._decoder.stopped_by
+        # Forgotten here, and not when it runs on: that is told late, and it may have come to
+        # steps since.
+        point = self._decoder.stopped_by.pop(state.pid, "")
         if state.signal != signal.SIGSTOP or not point:
             return "by a signal"
         steps = next((known.steps for known in self._backend.points if known.name == point), ())
@@ -275,13 +310,16 @@ class Agent:
         return "at the return of socket()"
 
     def _settle(self) -> None:
-        """After the end: wait for RCU to free what the tracee had, then count and close."""
+        """After the end: wait for RCU to free what the tracee had, then count and close. Once."""
         assert self._attached is not None
+        if self._settled:
+            return
+        self._settled = True
         self._flush()
         libc = ct.CDLL(None)
         self._count_lost()
         deadline = time.monotonic() + (GRACE_LOST if self._lossy else GRACE)
-        while self._decoder.live and not self._children and time.monotonic() < deadline:
+        while self._decoder.live and time.monotonic() < deadline:
             libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)  # synchronize_rcu()
             self._attached.drain()
             time.sleep(0.005)
@@ -299,10 +337,15 @@ class Agent:
     def _resume(self, everywhere: bool) -> None:
         assert self._attached is not None
         self._attached.stop_everywhere(everywhere)
-        self._emit(ev.State(t=time.monotonic_ns(), pid=self._tracee.pid, state="running"))
+        if not self._tracee.exited:
+            self._emit(ev.State(t=time.monotonic_ns(), pid=self._tracee.pid, state="running"))
         self._flush()
         self._running = True
-        self._tracee.send(signal.SIGCONT)
+        if (limit := self._tracee.go_on()) is not None:
+            self._limited(*limit)
+        for pid in sorted(self._stood):
+            self._emit(ev.State(t=time.monotonic_ns(), pid=pid, state="running"))
+        self._stood.clear()
         self._signal_children(signal.SIGCONT)
 
     def _signal_children(self, signo: int) -> None:
@@ -348,20 +391,23 @@ class Agent:
                     self._note(why)
             case cmd.Pause() if self._holds.any:
                 self._note("it is held, asleep in the kernel: a stop would come at its return")
-            case cmd.Next() | cmd.Continue() if not self._tracee.exited:
+            case cmd.Next() | cmd.Continue() if self._stood or not self._tracee.exited:
                 self._resume(everywhere=isinstance(command, cmd.Next))
-            case cmd.Pause():
+            case cmd.Pause() if not self._tracee.exited:
                 self._tracee.send(signal.SIGSTOP)
+            case cmd.Input():
+                if not self._tracee.exited:
+                    self._tracee.feed(command.text.encode(), command.end)
             case cmd.Arm():
                 if command.step not in STEPS:
                     self._note(f"there is no step {command.step}")
                 else:
                     self._set_stop(command.step, command.stop)
-            case cmd.Inject():
+            case cmd.Inject() if not self._settled:
                 self._inject(command)
-            case cmd.Refuse():
+            case cmd.Refuse() if not self._settled:
                 self._refuse(command)
-            case cmd.Limit():
+            case cmd.Limit() if not self._tracee.exited:
                 self._limit(command)
             case cmd.Name():
                 named = Named({at: self._symbols.frame(at) for at in command.addresses})
@@ -448,17 +494,24 @@ class Agent:
         )  # fmt: skip
 
     def _limit(self, command: cmd.Limit) -> None:
-        result = 0
-        try:
-            before = self._tracee.limit(command.nofile)
-            if self._limit_before is None:
-                self._limit_before = before, self._decoder.returned
-        except OSError as error:
-            result = -(error.errno or 0)
+        if (set := self._tracee.limit(command.nofile)) is not None:
+            self._limited(command.nofile, set)
+            return
         self._emit(
             ev.Inject(
                 t=time.monotonic_ns(), what="limit", pid=self._tracee.pid, limit=command.nofile,
-                result=result,
+                armed=True, why="its dynamic loader still has files to open",
+            )
+        )  # fmt: skip
+
+    def _limited(self, nofile: int, before: int) -> None:
+        """`before`: the limit until now, or −errno."""
+        if before >= 0 and self._limit_before is None:
+            self._limit_before = before, self._decoder.returned
+        self._emit(
+            ev.Inject(
+                t=time.monotonic_ns(), what="limit", pid=self._tracee.pid, limit=nofile,
+                result=min(before, 0),
             )
         )  # fmt: skip
 
@@ -466,8 +519,7 @@ class Agent:
         """What an injection does for one call only is undone when that call has returned."""
         assert self._attached is not None
         if self._limit_before is not None and self._decoder.returned > self._limit_before[1]:
-            with contextlib.suppress(OSError):
-                self._tracee.limit(self._limit_before[0])
+            self._tracee.limit(self._limit_before[0])
             self._limit_before = None
         if "cgroup" in self._armed_hooks and not self._attached.refusals_left("cgroup"):
             self._armed_hooks.discard("cgroup")
@@ -506,12 +558,16 @@ class Agent:
 
     def _kill(self) -> None:
         """Kill the tracee and see it through to its end."""
-        if self._tracee.exited:
-            return
-        self._tracee.send(signal.SIGKILL)
         self._signal_children(signal.SIGKILL)
-        select.select([self._tracee.pidfd], [], [], 5)
-        self._look_after()
+        if not self._tracee.exited:
+            self._tracee.send(signal.SIGKILL)
+            select.select([self._tracee.pidfd], [], [], 5)
+            self._look_after()
+        assert self._attached is not None
+        for pidfd in [*self._children.values()]:
+            select.select([pidfd], [], [], 1)
+        self._attached.drain()
+        self._settle()
 
     def abandon(self) -> None:
         """Nothing could be attached: end the tracee, which has not run an instruction."""
@@ -530,6 +586,8 @@ class Agent:
         for pidfd in self._children.values():
             os.close(pidfd)
         self._children.clear()
+        self._stopping.clear()
+        self._stood.clear()
         self._disarm()
         try:
             self._tracee = self._started(argv)
@@ -539,6 +597,7 @@ class Agent:
             self._done = True
             return
         self._argv = argv
+        self._settled = False
         self._attached.follow(self._tracee.pid)
         self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
         self._begin()
@@ -562,35 +621,16 @@ class Agent:
         self._out.clear()
 
 
-def choose(forced: str | None) -> tuple[Backend, str]:
-    """The backend to use, and why: the forced one, else the best that this kernel allows.
-
-    Raises AttachError for a name that is not a backend.
-    """
-    if forced is not None and forced not in BACKENDS:
-        raise AttachError(f"there is no backend {forced}: choose from {', '.join(BACKENDS)}")
-    if forced is not None:
-        return BACKENDS[forced], "asked for"
-    if may_load("tracing"):
-        if not (has_kprobes() and preempts()):
-            return BACKENDS["fentry"], "BPF programs of type tracing load here, the cheapest way"
-        why = "this kernel preempts its tasks, which makes programs of type tracing miss calls"
-        return BACKENDS["kprobe"], why
-    if has_kprobes():
-        return BACKENDS["kprobe"], "this kernel has kprobes, and refuses programs of type tracing"
-    return BACKENDS["tracepoint"], "this kernel has no kprobes and refuses programs of type tracing"
-
-
 def main(
     argv: list[str],
     backend: str | None,
     follow_forks: bool,
     hold: float | None = None,
     freeze: bool = False,
+    stdin: Stdin = "terminal",
 ) -> int:
-    if os.geteuid() != 0:
-        raise AttachError("attaching probes needs root: use --via sudo, or --vm")
-    agent = Agent(argv, choose(backend)[0], follow_forks, hold, freeze)
+    cannot_attach()
+    agent = Agent(argv, choose(backend)[0], follow_forks, hold, freeze, stdin)
     try:
         return agent.run()
     except (AttachError, BtfError, CompileError):

@@ -10,6 +10,7 @@ import contextlib
 import ctypes as ct
 import errno
 import fcntl
+import mmap
 import os
 import platform
 import resource
@@ -31,7 +32,9 @@ PROG_TRACING, PROG_LSM = 26, 29
 # enum bpf_attach_type
 CGROUP_INET_SOCK_CREATE, TRACE_FENTRY, TRACE_FEXIT, MODIFY_RETURN, LSM_MAC = 2, 24, 25, 26, 27
 F_SLEEPABLE = 1 << 4
-_PERCPU_ARRAY = 6
+_ARRAY, _PERCPU_ARRAY = 2, 6
+_F_MMAPABLE = 1 << 10
+_AGAIN = 20  # times that a load is tried, which any signal breaks off
 _LOG_SIZE = 1 << 16
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8
 _PERF_IOC_ENABLE, _PERF_IOC_SET_BPF = 0x2400, 0x40042408
@@ -92,14 +95,23 @@ def map_shape(fd: int) -> MapShape:
 
 
 class Map:
-    """A BPF map. Keys and values are bytes; of a per-CPU map the values of all CPUs in a row."""
+    """A BPF map. Keys and values are bytes; of a per-CPU map the values of all CPUs in a row.
+
+    An array is read and written as memory. During bpf(2) the kernel runs no kprobe's program on
+    that CPU (bpf_disable_instrumentation): where it preempts, not even for another task.
+    """
 
     def __init__(self, shape: MapShape) -> None:
         """Creates it. Raises OSError."""
         self.shape = shape
-        fields = (shape.type, shape.key, shape.value, shape.entries, shape.flags)
+        self._memory: mmap.mmap | None = None
+        flags = shape.flags | (_F_MMAPABLE if shape.type == _ARRAY else 0)
+        fields = (shape.type, shape.key, shape.value, shape.entries, flags)
         self.fd = _bpf(_MAP_CREATE, *((4 * i, 4, value) for i, value in enumerate(fields)))
         size = shape.value
+        self._stride = -(-size // 8) * 8
+        if shape.type == _ARRAY:
+            self._memory = mmap.mmap(self.fd, self._stride * shape.entries)
         if shape.type == _PERCPU_ARRAY:
             cpus = Path("/sys/devices/system/cpu/possible").read_text().strip()
             size = -(-size // 8) * 8 * (int(cpus.replace(",", "-").rpartition("-")[2]) + 1)
@@ -111,10 +123,17 @@ class Map:
 
     def __getitem__(self, key: bytes) -> bytes:
         """Raises OSError (ENOENT) where the key is not there."""
+        if self._memory is not None:
+            at = int.from_bytes(key, "little") * self._stride
+            return self._memory[at : at + self.shape.value]
         self._do(_MAP_LOOKUP, key, ct.addressof(self._value))
         return self._value.raw
 
     def __setitem__(self, key: bytes, value: bytes) -> None:
+        if self._memory is not None:
+            at = int.from_bytes(key, "little") * self._stride
+            self._memory[at : at + len(value)] = value
+            return
         buffer = ct.create_string_buffer(value, len(value))
         self._do(_MAP_UPDATE, key, ct.addressof(buffer))
 
@@ -122,7 +141,7 @@ class Map:
         self._do(_MAP_DELETE, key)
 
     def total(self, index: int) -> int:
-        """The sum over all CPUs of a per-CPU array of u64."""
+        """A number of an array of u64; of a per-CPU one the sum over all CPUs."""
         value = self[index.to_bytes(4, "little")]
         return sum(int.from_bytes(value[i : i + 8], "little") for i in range(0, len(value), 8))
 
@@ -163,10 +182,13 @@ def load(code: bytes, type: int, attach_type: int = 0, btf_id: int = 0, flags: i
         (68, 4, attach_type),
         (108, 4, btf_id),
     )
-    try:
-        return _bpf(_PROG_LOAD, *fields)
-    except OSError as error:
-        first = error
+    for left in reversed(range(_AGAIN)):
+        try:
+            return _bpf(_PROG_LOAD, *fields)
+        except OSError as error:
+            first = error
+        if first.errno != errno.EAGAIN or not left:
+            break
     verbose = ((24, 4, 1), (28, 4, _LOG_SIZE), (32, 8, ct.addressof(log)))
     with contextlib.suppress(OSError):
         os.close(_bpf(_PROG_LOAD, *fields, *verbose))

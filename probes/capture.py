@@ -145,7 +145,8 @@ class Decoder:
         self._left_open: set[int] = set()  # calls whose process ended with the descriptor open
         self.live: dict[tuple[int, str], Ptr] = {}  # (call, kind) → address or number
         self.call_pid: dict[int, int] = {}
-        self.stopped_by: str = ""  # the symbol where the newest SIGSTOP was sent
+        self.stopped_by: dict[int, str] = {}  # pid → the point where its newest SIGSTOP was sent
+        self.stops: list[int] = []  # pids that are about to stand, for a signal that they took
         self.returned = 0  # calls whose return was seen
         self.fired: list[tuple[str, int]] = []  # steps whose armed signal was sent; times left
         self.exits: list[int] = []
@@ -246,7 +247,7 @@ class Decoder:
                 )
             )  # fmt: skip
         if raw.has("stop") and raw.stop == 0:
-            self.stopped_by = self._points[raw.point].name
+            self.stopped_by[raw.pid] = self._points[raw.point].name
 
     def _refused(self, raw: Raw) -> None:
         self._emit(
@@ -349,6 +350,8 @@ class Decoder:
                 handler=action if delivered else None,  # type: ignore[arg-type]
             )
         )  # fmt: skip
+        if delivered and raw.signo == 19:
+            self.stops.append(raw.owner_pid)
         call = self._last.get(raw.pid)
         stops = (17, 18, 19, 20, 21, 22, 23, 28)  # what does not end a task by default
         if delivered and call is not None and action == "default" and raw.signo not in stops:

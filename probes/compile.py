@@ -73,7 +73,7 @@ def compiled(sources: tuple[str, ...], defines: list[str]) -> Code:
     Raises CompileError.
     """
     # One text: bcc takes programs, and rewrites map calls, in the main file only.
-    text = "\n".join((BPF_SOURCES / name).read_text() for name in sources)
+    text = "\n".join((BPF_SOURCES / name).read_text("utf-8") for name in sources)
     key = hashlib.sha256("\0".join([text, *defines]).encode()).hexdigest()[:32]
     kept = CACHE / key
     if (code := _kept(kept)) is not None:

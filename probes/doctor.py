@@ -13,9 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from probes import hold
-from probes.agent import choose
-from probes.attach import AttachError, has_kprobes, tracefs, why_not
-from probes.backends import BACKENDS
+from probes.attach import AttachError, has_kprobes, may_load, preempts, tracefs, why_not
+from probes.backends import BACKENDS, Backend
 from probes.btf import Btf, BtfError
 from probes.compile import CompileError, bcc
 from probes.kallsyms import Kallsyms
@@ -145,6 +144,36 @@ CHECKS: tuple[Callable[[], Finding], ...] = (
 )  # fmt: skip
 
 
+def choose(forced: str | None) -> tuple[Backend, str]:
+    """The backend to use, and why: the forced one, else the best that this kernel allows.
+
+    Raises AttachError for a name that is not a backend, or one that cannot be here.
+    """
+    if forced is not None and forced not in BACKENDS:
+        raise AttachError(f"there is no backend {forced}: choose from {', '.join(BACKENDS)}")
+    if forced is not None:
+        if forced == "kprobe" and not has_kprobes():
+            raise AttachError("backend kprobe: this kernel has no kprobes (see sockstep doctor)")
+        if forced == "fentry" and (why := why_not("tracing")):
+            raise AttachError(f"backend fentry: BPF programs of type tracing are {why}")
+        return BACKENDS[forced], "asked for"
+    if may_load("tracing"):
+        if not (has_kprobes() and preempts()):
+            return BACKENDS["fentry"], "BPF programs of type tracing load here, the cheapest way"
+        why = "this kernel preempts its tasks, which makes programs of type tracing miss calls"
+        return BACKENDS["kprobe"], why
+    if has_kprobes():
+        return BACKENDS["kprobe"], "this kernel has kprobes, and refuses programs of type tracing"
+    return BACKENDS["tracepoint"], "this kernel has no kprobes and refuses programs of type tracing"
+
+
+def cannot_attach() -> None:
+    """Raises AttachError where probes would see nothing, or cannot be attached at all."""
+    for check in (_privileges, _pid_namespace):
+        if not (found := check()).have:
+            raise AttachError(f"no probes: {found.name}: {found.what}; {found.remedy}")
+
+
 def examine() -> dict[str, object]:
     """The findings, the backend that would be chosen, and why: what `doctor --json` prints."""
     findings = [check() for check in CHECKS]
@@ -179,6 +208,6 @@ def main(as_json: bool) -> int:
         mark = "yes" if finding["have"] else "no "
         print(f"  {mark} {finding['name']:<24} {finding['what']}")
         if not finding["have"] and finding["remedy"]:
-            print(f"      {'':<24} → {finding['remedy']}")
+            print(f"      {'':<24} -> {finding['remedy']}")
     print(f"backend: {found['backend'] or 'none'} ({found['why']})")
     return 0 if found["live"] else 1

@@ -54,7 +54,7 @@ class HoldError(Exception):
     """The tracee cannot be held; one line that says why."""
 
 
-class _Registers(ct.Structure):
+class Registers(ct.Structure):
     """`struct user_regs_struct` (arch/x86/include/asm/user_64.h)."""
 
     _fields_ = tuple(
@@ -67,7 +67,7 @@ class _Registers(ct.Structure):
     )  # fmt: skip
 
 
-def _ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
+def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
     ct.set_errno(0)
     result = int(_libc.ptrace(request, pid, address, data))
     if result == -1 and (error := ct.get_errno()):
@@ -85,8 +85,8 @@ class _Remote:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.signals: list[int] = []  # that came meanwhile: to be sent again
-        self._before = _Registers()
-        _ptrace(_GETREGS, pid, 0, ct.addressof(self._before))
+        self._before = Registers()
+        ptrace(_GETREGS, pid, 0, ct.addressof(self._before))
         if self._before.cs != _USER_CS:
             raise HoldError("a 32-bit program cannot be held")
         self._word: int | None = None
@@ -104,24 +104,24 @@ class _Remote:
 
     def _poked(self) -> int:
         at = int(self._before.rip)
-        self._word = _ptrace(_PEEKTEXT, self.pid, at)
-        _ptrace(_POKETEXT, self.pid, at, self._word & ~0xFFFF | int.from_bytes(_SYSCALL, "little"))
+        self._word = ptrace(_PEEKTEXT, self.pid, at)
+        ptrace(_POKETEXT, self.pid, at, self._word & ~0xFFFF | int.from_bytes(_SYSCALL, "little"))
         return at
 
     def call(self, number: int, *arguments: int) -> int:
         """The result: −errno on failure. Raises HoldError where the process is no more."""
-        registers = _Registers.from_buffer_copy(self._before)
+        registers = Registers.from_buffer_copy(self._before)
         registers.rip, registers.rax, registers.orig_rax = self._at, number, 2**64 - 1
         names = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
         for name, value in zip(names, arguments, strict=False):
             setattr(registers, name, value & 2**64 - 1)
-        _ptrace(_SETREGS, self.pid, 0, ct.addressof(registers))
+        ptrace(_SETREGS, self.pid, 0, ct.addressof(registers))
         while True:
-            _ptrace(_SINGLESTEP, self.pid)
+            ptrace(_SINGLESTEP, self.pid)
             _, status = os.waitpid(self.pid, 0)
             if not os.WIFSTOPPED(status):
                 raise HoldError("the program died before its first instruction")
-            _ptrace(_GETREGS, self.pid, 0, ct.addressof(registers))
+            ptrace(_GETREGS, self.pid, 0, ct.addressof(registers))
             if os.WSTOPSIG(status) == signal.SIGTRAP and registers.rip == self._at + 2:
                 return ct.c_int64(registers.rax).value
             if os.WSTOPSIG(status) != signal.SIGTRAP:
@@ -129,8 +129,8 @@ class _Remote:
 
     def restore(self) -> None:
         if self._word is not None:
-            _ptrace(_POKETEXT, self.pid, self._at, self._word)
-        _ptrace(_SETREGS, self.pid, 0, ct.addressof(self._before))
+            ptrace(_POKETEXT, self.pid, self._at, self._word)
+        ptrace(_SETREGS, self.pid, 0, ct.addressof(self._before))
         for signo in self.signals:
             os.kill(self.pid, signo)
 

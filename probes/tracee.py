@@ -18,12 +18,19 @@ import termios
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from probes.hold import DEVICE, PAGE, HoldError, Region, plant
+from probes.loader import entry_point, past_loader
 from recordings import events as ev
 
 _PTRACE_TRACEME, _PTRACE_DETACH = 0, 17
 _GUARDIAN = Path(__file__).with_name("guardian.py")
+
+
+# What the tracee reads: its terminal, which echoes what comes, or does not; or a pipe.
+Stdin = Literal["terminal", "quiet", "pipe"]
+_END = b"\x04"  # VEOF: what ends the input from a terminal
 
 
 class TraceeError(Exception):
@@ -62,7 +69,7 @@ def invoking_user() -> User | None:
 class Tracee:
     """One traced process, a child of ours. Signals go through its pidfd, to it and no other."""
 
-    def __init__(self, argv: list[str], may_hold: bool = False) -> None:
+    def __init__(self, argv: list[str], may_hold: bool = False, stdin: Stdin = "terminal") -> None:
         """Start `argv`, stopped before its first instruction. Raises TraceeError.
 
         `may_hold`: give it the pages that a task is held by: `region`, or None and `why_no_region`.
@@ -73,11 +80,21 @@ class Tracee:
         self.master, slave = pty.openpty()
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         os.set_blocking(self.master, False)
+        reads, self._writes = slave, self.master
+        if stdin == "pipe":
+            reads, self._writes = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._writes, False)
+        elif stdin == "quiet":
+            modes = termios.tcgetattr(slave)
+            modes[3] &= ~termios.ECHO
+            termios.tcsetattr(slave, termios.TCSANOW, modes)
+        self.unread = b""  # of its input
+        self._ends = False
         user = invoking_user()
         libc = ct.CDLL(None, use_errno=True)
 
         def before_exec() -> None:
-            fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            fcntl.ioctl(1, termios.TIOCSCTTY, 0)
             libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid() took
             libc.ptrace(_PTRACE_TRACEME, 0, 0, 0)
 
@@ -93,14 +110,14 @@ class Tracee:
                 device = [os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)]
         try:
             process = subprocess.Popen(
-                argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True,
+                argv, stdin=reads, stdout=slave, stderr=slave, start_new_session=True,
                 preexec_fn=before_exec, env=environment, pass_fds=device, **identity,  # type: ignore[call-overload]
             )  # fmt: skip
         except OSError as error:
             os.close(self.master)
             raise TraceeError(f"cannot run {argv[0]}: {error.strerror}") from error
         finally:
-            for fd in (slave, *device):
+            for fd in {slave, reads, *device}:
                 os.close(fd)
         self.pid: int = process.pid
         process.returncode = 0  # we wait for it ourselves; Popen must not
@@ -116,6 +133,8 @@ class Tracee:
         libc.ptrace(_PTRACE_DETACH, self.pid, 0, signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
         self.exited = False
+        self._limit: int | None = None  # to be set when the dynamic loader is done
+        self._began = False  # it has run its first instruction
 
     def _guard(self) -> int:
         """A process that outlives us: resumes the tracee should we die, and keeps its terminal.
@@ -151,11 +170,54 @@ class Tracee:
             return -(error.errno or 0)
         return 0
 
-    def limit(self, nofile: int) -> int:
-        """Set the soft RLIMIT_NOFILE; what it was before. Raises OSError."""
-        soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
-        resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (nofile, hard))
+    def go_on(self) -> tuple[int, int] | None:
+        """Resume it. The limit that waited for its loader, and what `limit` says, if one did."""
+        limit, self._limit = self._limit, None
+        entry = None if limit is None else entry_point(self.pid)
+        self._began = True
+        if limit is None or entry is None:
+            self.send(signal.SIGCONT)
+            return None
+        before = [-errno.ESRCH]
+        past_loader(self.pid, entry, lambda: before.append(self._set_limit(limit)))
+        return limit, before[-1]
+
+    def limit(self, nofile: int) -> int | None:
+        """Set the soft RLIMIT_NOFILE; what it was before, or −errno.
+
+        None: it is set when the dynamic loader, which opens files too, has come to the program.
+        """
+        if not self._began and not self.exited and entry_point(self.pid) is not None:
+            self._limit = nofile
+            return None
+        return self._set_limit(nofile)
+
+    def _set_limit(self, nofile: int) -> int:
+        try:
+            soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (nofile, hard))
+        except OSError as error:
+            return -(error.errno or 0)
+        except ValueError:  # above the hard limit
+            return -errno.EINVAL
         return soft
+
+    def feed(self, data: bytes = b"", end: bool = False) -> None:
+        """Give it more to read, and the end of it: what it takes now; the rest is `unread`."""
+        self.unread += data
+        self._ends |= end
+        if end and self._writes == self.master:
+            self.unread += _END if self.unread[-1:] in (b"", b"\n") else _END + _END
+        try:
+            while self.unread:
+                self.unread = self.unread[os.write(self._writes, self.unread) :]
+        except BlockingIOError:
+            return
+        except OSError:  # it reads no more
+            self.unread = b""
+        if self._ends and self._writes not in (self.master, -1):
+            os.close(self._writes)
+            self._writes = -1
 
     def own_cgroup(self) -> Path:
         """Move it into a cgroup of its own, until `leave_cgroup`. Raises OSError."""
@@ -227,5 +289,5 @@ class Tracee:
         if not detach:
             with contextlib.suppress(OSError):
                 os.write(self._guardian, b"done\n")
-        for fd in (self._guardian, self.master, self.pidfd):
+        for fd in {self._guardian, self.master, self.pidfd, self._writes} - {-1}:
             os.close(fd)

@@ -62,6 +62,13 @@ class Limit(Command):
     nofile: int
 
 
+class Input(Command):
+    """What the tracee reads next from its standard input; `end`: and then the end of it."""
+
+    text: str = ""
+    end: bool = False
+
+
 class HoldAt(Command):
     """Hold each call that comes to `point`, one of HOLDS, asleep in the kernel; or no longer."""
 
@@ -96,8 +103,8 @@ class Quit(Command):
 
 
 AnyCommand = (
-    Next | Continue | Pause | Arm | Inject | Refuse | Limit | HoldAt | Release | Name | Restart
-    | Detach | Quit
+    Next | Continue | Pause | Arm | Inject | Refuse | Limit | Input | HoldAt | Release | Name
+    | Restart | Detach | Quit
 )  # fmt: skip
 
 # What can be refused by a BPF program of type fmod_ret, and the edge of socket(2) that it takes.
@@ -134,7 +141,7 @@ def injection(text: str) -> Inject | Refuse | Limit:
     behind it three times (not the limit).
     """
     one, star, count = text.partition("*")
-    if star and not (count.isdigit() and 0 < int(count) < 1 << 31):
+    if star and not 0 < _digits(count) < 1 << 31:
         raise ValueError(f"{text}: {count or 'nothing'} is no number of times; write {one}*3")
     times = int(count) if star else 1
     what, at, step = one.partition("@")
@@ -145,10 +152,11 @@ def injection(text: str) -> Inject | Refuse | Limit:
     hook, _, value = one.partition("=")
     if one == "cgroup":
         return Refuse(hook="cgroup", times=times)
-    if hook == "nofile" and value.isdigit() and not star:
+    if hook == "nofile" and 0 <= _digits(value) < 1 << 63 and not star:
         return Limit(nofile=int(value))
     if hook in REFUSALS:
-        number = int(value) if value.isdigit() else getattr(errno, value, 0)
+        numbers = {name: number for number, name in errno.errorcode.items()}
+        number = numbers.get(value, _digits(value))
         if not 0 < number < 4096:
             raise ValueError(f"{text}: {value or 'nothing'} is no errno; write {hook}=EPERM")
         return Refuse(hook=hook, errno=number, times=times)
@@ -158,10 +166,15 @@ def injection(text: str) -> Inject | Refuse | Limit:
     raise ValueError(f"{text}: no such injection; write one of {choices}")
 
 
+def _digits(text: str) -> int:
+    """The number that these digits are; −1: they are none."""
+    return int(text) if text.isascii() and text.isdecimal() else -1
+
+
 def _signo(name: str) -> int:
     """15, TERM and SIGTERM are the same. Raises ValueError."""
     try:
-        if name.isdigit():
+        if _digits(name) >= 0:
             return signal.Signals(int(name)).value
         return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
     except (KeyError, ValueError):

@@ -20,7 +20,7 @@ _LINE = re.compile(r"^(?P<before>.*?)\[PROBE\]\s*(?P<said>.*?)\s*$", re.DOTALL)
 _STAMP = re.compile(r"\[\s*(\d{1,9})\.(\d{6})\]")
 _CALLER = re.compile(r"\[\s*T(\d{1,9})\]")  # CONFIG_PRINTK_CALLER: the task that printed
 _FIELD = re.compile(
-    r"(sk->sk_socket|socket|file|private_data|sk|ops|state|fd)\s*=\s*(\S+?),?(?=\s|$)"
+    r"(sk->sk_socket|socket|file|private_data|sk|ops|state|fd)\s*=\s*([^\s\],]+)[\],]*(?=\s|$)"
 )
 _HEX = re.compile(r"(?:0x)?([0-9a-f]{1,16})", re.IGNORECASE)
 _NUMBER = re.compile(r"-?\d{1,10}")
@@ -54,7 +54,7 @@ class _Call:
 def events(lines: Iterable[str]) -> Iterator[ev.Event]:
     """The events of a kernel log. Times are its stamps, or line numbers where a stamp is missing.
 
-    Raises StreamError if there is no `[PROBE]` line.
+    Raises StreamError if there is no `[PROBE]` line, or at the end if none was understood.
     """
     found = [line for number, text in enumerate(lines, 1) if (line := _line(number, text))]
     if not found:
@@ -71,8 +71,13 @@ def events(lines: Iterable[str]) -> Iterator[ev.Event]:
     for step, why in BLIND.items():
         yield ev.Blind(t=start, step=step, why=why)
     if not stamped:
-        yield ev.Note(t=start, text="the log has no time stamps: times are its line numbers")
-    yield from _calls(zip(times, found, strict=True))
+        yield ev.Note(t=start, text="not every line has a stamp in seconds: times are line numbers")
+    understood = 0
+    for event in _calls(zip(times, found, strict=True)):
+        understood += isinstance(event, ev.Step)
+        yield event
+    if not understood:
+        raise StreamError(f"of {len(found)} [PROBE] lines none is of a call that begins here")
     yield ev.End(t=times[-1], why=f"the last of {len(found)} [PROBE] lines")
 
 

@@ -11,6 +11,7 @@ import errno
 from dataclasses import dataclass, field
 from itertools import groupby
 
+from recordings import events as ev
 from recordings.story import Call, Story
 from recordings.verdict import judge
 
@@ -166,8 +167,16 @@ class Outcome:
 
 
 def outcome(experiment: Experiment, story: Story, recording: str) -> Outcome:
-    """Judge what was recorded: each figure by itself, `why` tells of what is not as expected."""
+    """Judge what was recorded: each figure by itself, `why` tells of what is not as expected.
+
+    Where this kernel did not allow what the experiment injects, it did not run: no `recording`.
+    """
     kernel = story.header.kernel if story.header else ""
+    for event in story.log:
+        if isinstance(event, ev.Inject) and event.why and not event.armed:
+            why_not = f"not allowed here: {event.hook or event.step}: {event.why}"
+            return Outcome(experiment.name, experiment.edge, kernel, False, None, False, False, "",
+                           why_not)  # fmt: skip
     call = list(story.calls.values())[-1] if story.calls else None
     result = call.result if call else None
     number = None if result is None else max(0, -result)

@@ -171,7 +171,8 @@ def _step(story: Story, call: Call, number: int, id: str, check: Check) -> Itera
     sign = SIGNS[check.status]
     if check.status == "unobservable":
         yield _dotted(left, sign)
-        yield from _wrapped(f"not observable here: {check.evidence}", " " * 6)
+        known = check.evidence.startswith("not reached")
+        yield from _wrapped(f"{'' if known else 'not observable here: '}{check.evidence}", " " * 6)
     elif len(left) + len(seen) + 7 <= WIDTH:
         yield _dotted(left, f"{seen} {sign}")
     else:
@@ -463,7 +464,8 @@ def _table(story: Story, shown: list[Call]) -> Iterator[str]:
         result = "inside" if call.result is None else errno_text(call.result)
         counts = [check.status for check in story.steps(call).values()]
         bad = f" {SIGNS['fail']}" if "fail" in counts and not (call.result or 0) < 0 else ""
-        yield f"{call.number:>5} {who[:16]:<16} {what[:45]:<45} {result}{bad}"
+        what = what if len(what) <= 45 else f"{what[:44]}…"
+        yield f"{call.number:>5} {who[:16]:<16} {what:<45} {result}{bad}"
     if len(shown) > ROWS:
         yield f"      … and {len(shown) - ROWS} more: --json has them all"
 
@@ -474,10 +476,9 @@ def _status(story: Story, verdict: Verdict) -> Iterator[str]:
         left = f"{SIGNS[check.status]} {TITLES[name]:<15} "
         why = f"not observable: {check.evidence}" if check.status == "unobservable" else ""
         yield from _wrapped(why or check.evidence, " " * 18, left)
-    yield (
-        f"  {'Ledger':<15} {verdict.allocated} allocated, {verdict.freed} freed, "
-        f"{verdict.live} live"
-    )
+    counts = f"{verdict.allocated} allocated, {verdict.freed} freed, {verdict.live} live"
+    counts += f", {verdict.unseen} whose end was not seen" if verdict.unseen else ""
+    yield f"  {'Ledger':<15} {counts}"
 
 
 def _probes(story: Story) -> Iterator[str]:
@@ -528,6 +529,7 @@ def as_json(story: Story, call: int | None = None) -> dict[str, object]:
             "allocated": verdict.allocated,
             "freed": verdict.freed,
             "live": verdict.live,
+            "unseen": verdict.unseen,
             "objects": [_object(story, made) for made in story.ledger if made.call in numbers],
         },
         "claims": [_claim_json(claim) for claim in claims(story, verdict)],

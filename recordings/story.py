@@ -192,9 +192,9 @@ class ProbeState:
 class Story:
     """The state after all events so far. `feed` is the only thing that changes it.
 
-    `exits`: pid → its end. `strays`: frees of what was not live. `orphans`: steps of calls whose
-    beginning is not in the stream. `forks`: all of them, in order. `held`: those that are held now,
-    by tid; `holds`: all that ever were, in order.
+    `tasks`: pid → its newest state; `exits`: pid → its end. `strays`: frees of what was not live.
+    `orphans`: steps of calls whose beginning is not in the stream. `forks`: all of them, in order.
+    `held`: those that are held now, by tid; `holds`: all that ever were, in order.
     """
 
     header: ev.Header | None = None
@@ -202,6 +202,7 @@ class Story:
     end: ev.End | None = None
     state: ev.State | None = None
     states: list[ev.State] = field(default_factory=list)
+    tasks: dict[int, ev.State] = field(default_factory=dict)
     exits: dict[int, ev.State] = field(default_factory=dict)
     forks: list[ev.Fork] = field(default_factory=list)
     probes: dict[str, ProbeState] = field(default_factory=dict)
@@ -257,6 +258,7 @@ class Story:
             case ev.State():
                 self.state = event
                 self.states.append(event)
+                self.tasks[event.pid] = event
                 if event.state == "exited":
                     self.exits[event.pid] = event
             case ev.Held():

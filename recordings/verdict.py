@@ -25,13 +25,15 @@ GRACE = 1_000_000_000
 
 _TCP, _TCP_CLOSE, _AF_UNIX = 6, 7, 1
 _SHOWN = 3  # reasons of one kind that are spelled out
+_STILL_LIVE = "still live"  # what evidence begins with that says so
 
 
 @dataclass(frozen=True)
 class Verdict:
     """`checks`: linear_trace, data_integrity, symmetry and leak_free, in this order.
 
-    PASS: no check failed, and linear_trace passed. The counts are of the ledger's objects.
+    PASS: no check failed, and linear_trace passed. The counts are of the ledger's objects: `live`
+    are those that are known to be, leaked or not, `unseen` those whose free may have been missed.
     """
 
     verdict: Literal["PASS", "REJECT"]
@@ -39,15 +41,19 @@ class Verdict:
     allocated: int
     freed: int
     live: int
+    unseen: int
 
 
 def judge(story: Story) -> Verdict:
     """The verdict on all calls of a story. Raises nothing: bad input is a failed check."""
+    fates = [(made, fate(story, made)) for made in story.ledger]
+    freed = sum(made.free is not None for made in story.ledger)
+    live = sum(_fails(check) or check.evidence.startswith(_STILL_LIVE) for _, check in fates)
     checks = {
         "linear_trace": _linear_trace(story),
         "data_integrity": _of_calls(story, _integrity),
         "symmetry": _of_calls(story, _symmetry),
-        "leak_free": _leak_free(story),
+        "leak_free": _leak_free(story, fates),
     }
     good = checks["linear_trace"].status == "pass"
     good = good and all(check.status != "fail" for check in checks.values())
@@ -55,11 +61,9 @@ def judge(story: Story) -> Verdict:
         verdict="PASS" if good else "REJECT",
         checks=checks,
         allocated=len(story.ledger),
-        freed=sum(made.free is not None for made in story.ledger),
-        live=sum(
-            made.free is None and made.reused is None and _destroyer(story, made) is None
-            for made in story.ledger
-        ),
+        freed=freed,
+        live=live,
+        unseen=len(fates) - freed - live,
     )
 
 
@@ -103,6 +107,8 @@ def _linear_trace(story: Story) -> Check:
     if not story.calls:
         if story.lost:
             return Check("unobservable", f"no call captured; {story.lost} events were lost")
+        if story.unprobed(["USER_EXEC"]):
+            return Check("unobservable", "the probe that tells of socket() calls is missing")
         return Check("fail", "no socket() call in this recording")
     return _of_calls(story, _linear)
 
@@ -248,8 +254,7 @@ def _symmetry(story: Story, call: Call) -> Check:
     return Check("pass", text if complete else f"{text}, as far as the call came")
 
 
-def _leak_free(story: Story) -> Check:
-    fates = [(made, fate(story, made)) for made in story.ledger]
+def _leak_free(story: Story, fates: list[tuple[Object, Check]]) -> Check:
     if bad := [f"{_named(made)}: {check.evidence}" for made, check in fates if _fails(check)]:
         return Check("fail", _listed(bad))
     unknown = [check.evidence for _, check in fates if check.status == "unobservable"]
@@ -291,7 +296,7 @@ def outcome(story: Story, objects: Iterable[Object]) -> str:
     if all(check.status == "pass" for check in checks):
         return "leak-free"
     unknown = [check.evidence for check in checks if check.status == "unobservable"]
-    live = all(evidence.startswith("still live") for evidence in unknown)
+    live = all(evidence.startswith(_STILL_LIVE) for evidence in unknown)
     return "still live" if live else "not observable"
 
 

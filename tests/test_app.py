@@ -815,7 +815,7 @@ async def test_an_agent_that_is_gone_is_said_and_its_story_stays() -> None:
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         source.end()
         await settle(pilot)
-        assert badge(app).startswith("AGENT  LOST")
+        assert badge(app).startswith("AGENT LOST")
         await pilot.press("home", "n")
         assert at(app) == "1 STEP_09"
         await pilot.press("end", "n", "c", "r", "i", "escape")

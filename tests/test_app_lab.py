@@ -296,7 +296,7 @@ async def test_an_agent_lost_meanwhile_is_said_afterwards() -> None:
         assert badge(app).startswith("REPLAY")
         await pilot.press("q")
         await settle(pilot)
-        assert badge(app).startswith("AGENT  LOST")
+        assert badge(app).startswith("AGENT LOST")
 
     await with_agent(source, drive)
 

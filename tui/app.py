@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,17 +25,18 @@ from textual.screen import Screen
 
 from recordings import commands, diff
 from recordings import events as ev
+from recordings.claims import Claim
 from recordings.commands import HOLDS
 from recordings.experiments import Experiment, Outcome, outcome
 from recordings.story import Moment, Story
 from recordings.stream import StreamError, read
-from recordings.words import LAYERS, hold_how, state_text, visible
+from recordings.words import LAYERS, describe, hold_how, state_text, visible
 from tui import export, keys, places, plain, theme
 from tui.lab import ASLEEP, PYTHON
 from tui.options import Options
 from tui.pane import Pane
 from tui.puzzle import Claims, Comparison, Lab
-from tui.screens import Ask, Choose, Details, Find, Help, Inject, Page, Stops
+from tui.screens import Ask, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
 from tui.session import Session
 from tui.source import Live, Replay, Source
 from tui.views import call, find, history, puzzle, times
@@ -144,6 +145,8 @@ class Sockstep(App[None]):
         self._outcomes: dict[str, Outcome] = {}
         self._drawn = 0.0
         self._due = False
+        self._leaving: Choose | None = None  # the question that quitting asks
+        self._told = ("", 0.0)  # what was said last, and until when it stands
 
     # -- the source ----------------------------------------------------------------------
 
@@ -153,10 +156,18 @@ class Sockstep(App[None]):
 
     @property
     def state(self) -> ev.State | None:
-        """The tracee's own state, not that of a child of its."""
-        header = self.story.header
-        states = reversed(self.story.states)
-        return next((state for state in states if header and state.pid == header.pid), None)
+        """The tracee's own state; while it is not stopped, that of a child which is."""
+        tasks = self.story.tasks
+        own = tasks.get(self.story.header.pid) if self.story.header else None
+        if own is None or own.state == "stopped":
+            return own
+        return next((state for state in tasks.values() if state.state == "stopped"), own)
+
+    @property
+    def live_children(self) -> int:
+        """How many followed children live."""
+        followed = {fork.child for fork in self.story.forks if fork.followed}
+        return len(followed - self.story.exits.keys())
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), *self._ascii]
@@ -246,6 +257,10 @@ class Sockstep(App[None]):
             self._asked = False
         if isinstance(event, ev.State) and event.state == "exited":
             self._awaited = False
+            if self._leaving is not None and self.screen is self._leaving and not self._lives:
+                self._leaving.dismiss(None)  # nothing is left to ask about
+        if isinstance(event, ev.Inject) and not event.armed and (event.why or event.result):
+            self.tell(describe(event), "warning")
 
     def _restarted(self) -> None:
         self.story, self.moment = Story(), None
@@ -315,30 +330,40 @@ class Sockstep(App[None]):
         """What the tracee does now, and what is looked at: two things that must not be mixed."""
         state, moments = self.state, self.story.moments
         number = f"{self.moment.index + 1 if self.moment else 0}/{len(moments)}"
+        looking = True
         if not self.live:
-            back = "  q: back" if self._kept else ""
-            words, style = f"REPLAY {number}{back}", "$primary"
+            head, rest, style = "REPLAY", number + ("  q: back" if self._kept else ""), "$primary"
         elif self._lost_agent:
-            words, style = f"AGENT LOST {self._lost_agent}", "$error"
+            head, rest, style, looking = "AGENT LOST", self._loss(), "$error", False
         elif self.story.end is not None and self.story.end.why == "detached":
-            words, style = "DETACHED", "$primary"
+            head, rest, style = "DETACHED", "", "$primary"
         elif state is None:
-            words, style = f"STARTING {self._progress}", "$primary"
+            head, rest, style = "STARTING", self._progress, "$primary"
         elif self.story.held:
             hold = next(iter(self.story.held.values()))
-            words, style = f"HELD {self._hold_text(hold.event)}", "$warning"
+            head, rest, style = "HELD", self._hold_text(hold.event), "$warning"
         else:
-            words = state_text(state)
+            head, _, rest = state_text(state).partition(" ")
             style = {"running": "$success", "exited": "$quiet"}.get(state.state, "$warning")
-        head, _, rest = words.partition(" ")
-        badge = text(f" {head} ", f"bold reverse {style}") + text(f" {rest}", style)
-        badge += text("  " + times.looking(self.look(), width - badge.cell_length - 3))
+            if self.story.header is not None and state.pid != self.story.header.pid:
+                rest = f"child {state.pid}, {rest}"
+            elif state.state == "exited" and (children := self.live_children):
+                rest += f"; {children} {'child lives' if children == 1 else 'children live'} on"
+        badge = text(f" {head} ", f"bold reverse {style}") + text(f" {rest}" if rest else "", style)
+        if looking:
+            badge += text("  " + times.looking(self.look(), width - badge.cell_length - 3))
         if self.live and moments:
             right = f"step {number} "
             room = width - badge.cell_length - len(right)
             if room > 1:
                 badge += text(" " * room + right, QUIET)
         return cut(badge, width)
+
+    def _loss(self) -> str:
+        """How the agent ended, and what becomes of the program."""
+        why = self._lost_agent.removeprefix("the agent ended before the program did: ")
+        there = not (isinstance(self.source, Live) and self.source.in_vm)
+        return f"{why}; a guardian resumes the program" if there and self._lives else why
 
     def _hold_text(self, event: ev.Held) -> str:
         """How and where it is held, for how long now, and for how long at most."""
@@ -354,9 +379,26 @@ class Sockstep(App[None]):
             self._soon()
 
     def tell(self, text: str, severity: SeverityLevel = "information", seconds: float = 4) -> None:
-        """Say something for a moment; only the last word stands."""
+        """Say something for a moment; only the last word stands, and not twice."""
+        said, until = self._told
+        now = time.monotonic()
+        if said == text and now < until:
+            return
+        self._told = text, now + seconds
         self.clear_notifications()
         self.notify(visible(text), severity=severity, markup=False, timeout=seconds)
+
+    def ask(self, screen: Over[T], then: Callable[[T], object]) -> None:
+        """Open a screen, and do `then` with what it gives, if anything.
+
+        At once: a key that is typed right behind the one that opened it is the screen's.
+        """
+
+        def given(result: T | None) -> None:
+            if result is not None:
+                then(result)
+
+        self.push_screen(screen, given)
 
     # -- walking -------------------------------------------------------------------------
 
@@ -416,20 +458,27 @@ class Sockstep(App[None]):
 
     # -- the tracee ----------------------------------------------------------------------
 
-    def _resume(self, command: commands.Command) -> None:
+    def _why_not(self) -> str:
+        """Why nothing can be asked of the program now, in a sentence; or ""."""
         state = self.state
         if not self.live:
-            self.tell("The recording ends here.")
-        elif self._lost_agent or self.source is None:
-            self.tell("The agent is gone: only what was captured is left.", "warning")
-        elif state is None:
-            self.tell("The agent is still starting.")
-        elif state.state == "exited":
+            return "The recording ends here."
+        if self._lost_agent or self.source is None:
+            return "The agent is gone: only what was captured is left."
+        if state is None:
+            return "The agent is still starting."
+        if state.state == "exited":
             which = "your own program" if self._own else "it again"
-            self.tell(f"The program has ended: r runs {which}.")
-        elif self._asked or (state.state == "running" and not self.story.held):
+            return f"The program has ended: r runs {which}."
+        return ""
+
+    def _resume(self, command: commands.Command) -> None:
+        state = self.state
+        if why := self._why_not():
+            self.tell(why, "warning" if self._lost_agent else "information")
+        elif self._asked or (state and state.state == "running" and not self.story.held):
             self.tell("The program is running: its next step has not come yet.")
-        else:
+        elif self.source is not None:
             self._awaited = self._asked = True
             self.source.send(command)
 
@@ -445,8 +494,18 @@ class Sockstep(App[None]):
 
     def action_pause(self) -> None:
         state = self.state
-        if state is not None and state.state == "running":
+        if why := self._why_not():
+            self.tell(why)
+        elif state is not None and state.state == "running":
             self._send(commands.Pause())
+        else:
+            self.tell("It is paused already.")
+
+    def action_type(self) -> None:
+        if why := self._why_not():
+            self.tell(why)
+        else:
+            self.ask(Type(), self._send)
 
     def action_restart(self) -> None:
         """Anew; after an experiment, what the user came for."""
@@ -461,13 +520,10 @@ class Sockstep(App[None]):
         else:
             self._set_stops(self.stops ^ {self.moment.id})
 
-    @work
-    async def action_stops(self) -> None:
+    def action_stops(self) -> None:
         blind = self.story.blind
         holds = {point: blind.get(point, "") for point in HOLDS if point in {*self.stops, *blind}}
-        wanted = await self.push_screen_wait(Stops(self.stops, holds))
-        if wanted is not None:
-            self._set_stops(wanted)
+        self.ask(Stops(self.stops, holds), self._set_stops)
 
     def _set_stops(self, wanted: frozenset[str]) -> None:
         for id in sorted(wanted ^ self.stops):
@@ -481,19 +537,18 @@ class Sockstep(App[None]):
         self.stops = wanted
         self.action_show()
 
-    @work
-    async def action_inject(self) -> None:
-        chosen = await self.push_screen_wait(Inject(self.story))
-        if chosen is not None:
-            self._send(chosen)
+    def action_inject(self) -> None:
+        if why := self._why_not():
+            self.tell(why)
+        else:
+            self.ask(Inject(self.story), self._send)
 
     # -- the puzzle ----------------------------------------------------------------------
 
-    @work
-    async def action_claims(self) -> None:
-        claim = await self.push_screen_wait(Claims(self.story))
-        if claim is None:
-            return
+    def action_claims(self) -> None:
+        self.ask(Claims(self.story), self._see_claim)
+
+    def _see_claim(self, claim: Claim) -> None:
         moment = puzzle.moment_of(claim, self.story)
         if moment is not None:
             self.look_at(moment)
@@ -506,13 +561,12 @@ class Sockstep(App[None]):
         """The lab, at the experiment that ended last."""
         self.open_lab(next(reversed(self._outcomes), ""))
 
-    @work
-    async def open_lab(self, name: str = "") -> None:
+    def open_lab(self, name: str = "") -> None:
         self.clear_notifications()  # an outcome's note would stand over what it is about
         in_vm = isinstance(self.source, Live) and self.source.in_vm
-        chosen = await self.push_screen_wait(Lab(self.look(), in_vm, self._outcomes, name))
-        if chosen is None:
-            return
+        self.ask(Lab(self.look(), in_vm, self._outcomes, name), self._see_experiment)
+
+    def _see_experiment(self, chosen: tuple[Experiment, bool]) -> None:
         experiment, run = chosen
         if run:
             self._try(experiment)
@@ -560,15 +614,15 @@ class Sockstep(App[None]):
             assert isinstance(armed, commands.Inject)
             source.send(commands.Inject(signo=armed.signo))
 
-    @work
-    async def action_diff(self) -> None:
+    def action_diff(self) -> None:
         """This recording, as far as it goes, is A."""
         own = self.source.path if self.source else None
         found = [(str(p), export.summary(p)) for p in places.known_recordings() if p != own]
-        choice = await self.push_screen_wait(Choose("DIFF with which recording?", found))
-        if choice is None:
-            return
-        path = Path(choice)
+        self.ask(Choose("DIFF with which recording?", found), self._compare)
+
+    @work
+    async def _compare(self, choice: str) -> None:
+        own, path = self.source.path if self.source else None, Path(choice)
         try:
             other = await asyncio.to_thread(lambda: Story.of(read(path)))
         except (StreamError, OSError) as error:
@@ -605,56 +659,63 @@ class Sockstep(App[None]):
     def action_details(self, view: str) -> None:
         self.push_screen(Details(view))
 
-    @work
-    async def action_go(self) -> None:
-        wish = await self.push_screen_wait(
-            Ask("GO TO", hint="a step's number (12), name (STEP_16, vfs), or a call (call 3)")
-        )
-        if wish is None:
-            return
+    def action_go(self) -> None:
+        hint = "a step's number (12), name (STEP_16, vfs), or a call (call 3)"
+        self.ask(Ask("GO TO", hint=hint), self._go)
+
+    def _go(self, wish: str) -> None:
         moment = find.named_moment(wish, self.look())
         if moment is None:
             self.tell(f"There is no step or call {wish!r} here.", "warning")
         else:
             self.look_at(moment)
 
-    @work
-    async def action_find(self) -> None:
-        line = await self.push_screen_wait(Find(self.look(), self._words))
-        if line is None:
-            return
+    def action_find(self) -> None:
+        self.ask(Find(self.look(), self._words), self._found)
+
+    def _found(self, found: tuple[int, str]) -> None:
+        line, self._words = found
         moment = find.moment_near(self.story, line)
         if moment is not None:
             self.look_at(moment)
 
-    @work
-    async def action_save(self) -> None:
+    def action_save(self) -> None:
         path = self.source.path if self.source else None
         if path is None:
             self.tell("There is no recording to save.", "warning")
             return
-        wish = await self.push_screen_wait(Ask("SAVE as", str(Path.cwd() / path.name)))
-        if wish is not None:
-            self._keep(lambda: export.save(path, Path(wish).expanduser()))
+        self._keep("SAVE as", path.name, lambda where: export.save(path, where))
 
-    @work
-    async def action_export(self) -> None:
+    def action_export(self) -> None:
         path = self.source.path if self.source else None
-        kind = await self.push_screen_wait(Choose("EXPORT", export.KINDS_SHOWN))
-        if kind is None or path is None:
+        if path is None:
+            self.tell("There is no recording to export.", "warning")
             return
-        name = f"{path.stem}{export.ENDINGS[kind]}"
-        wish = await self.push_screen_wait(Ask(f"EXPORT {kind} to", str(Path.cwd() / name)))
-        if wish is not None:
-            self._keep(lambda: export.write(kind, Path(wish).expanduser(), path, self.look()))
 
-    def _keep(self, act: object) -> None:
-        try:
-            where = act()  # type: ignore[operator]
-        except (OSError, StreamError) as error:
-            self.tell(str(error), "error")
-        else:
-            self.tell(f"Written: {where}")
+        def chosen(kind: str) -> None:
+            name, look = f"{path.stem}{export.ENDINGS[kind]}", self.look()
+            self._keep(
+                f"EXPORT {kind} to", name, lambda where: export.write(kind, where, path, look)
+            )
+
+        self.ask(Choose("EXPORT", export.KINDS_SHOWN), chosen)
+
+    def _keep(self, title: str, name: str, write: Callable[[Path], object]) -> None:
+        """Ask where to, and write it there; where that fails, say why and ask again."""
+
+        def keep(wish: str) -> None:
+            try:
+                where = write(Path(wish).expanduser())
+            except (OSError, StreamError, RuntimeError) as error:
+                why = str(error)
+                if isinstance(error, OSError) and error.strerror:
+                    why = f"{error.filename or wish}: {error.strerror}"
+                self.tell(f"Not written: {why}", "error")
+                self.ask(Ask(title, wish), keep)
+            else:
+                self.tell(f"Written: {where}")
+
+        self.ask(Ask(title, str(Path.cwd() / name)), keep)
 
     def action_help(self) -> None:
         active = self.query_one_session().active_bindings.values()
@@ -687,20 +748,27 @@ class Sockstep(App[None]):
     async def action_quit(self) -> None:
         self.action_leave()
 
-    @work
-    async def action_leave(self) -> None:
+    @property
+    def _lives(self) -> bool:
+        """Whether something lives that we trace."""
+        state = self.story.tasks.get(self.story.header.pid) if self.story.header else None
+        if not self.live or state is None or self.story.end is not None:
+            return False
+        return state.state != "exited" or self.live_children > 0
+
+    def action_leave(self) -> None:
         """Quit; while the program lives, ask what is to become of it: detaching is first."""
         if self._kept is not None:
             self._look_back()
-            return
-        state, header = self.state, self.story.header
-        lives = state is not None and state.state != "exited" and not self._lost_agent
-        if not self.live or header is None or not lives or self.story.end is not None:
+        elif self._lives and not self._lost_agent and self.story.header is not None:
+            title = f"QUIT  {visible(' '.join(self.story.header.argv))} is still alive"
+            self._leaving = Choose(title, LEAVE)
+            self.ask(self._leaving, self._leave)
+        else:
             self.farewell = commands.Quit() if self.live else None
             self.exit()
-            return
-        title = f"QUIT  {visible(' '.join(header.argv))} is still alive"
-        choice = await self.push_screen_wait(Choose(title, LEAVE))
+
+    def _leave(self, choice: str) -> None:
         if choice in ("detach", "kill"):
             self.farewell = commands.Quit() if choice == "kill" else commands.Detach()
             self.exit()

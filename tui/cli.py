@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +31,16 @@ class Sockstep(click.Group):
         if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
             args = [LIVE, *args]
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Click itself ends with 1 where nobody reads us any more, which here would say REJECT."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
+        return result
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         live = self.commands[LIVE]
@@ -121,6 +133,13 @@ def program_options(**given: Any) -> Options:
         raise click.ClickException("--hold=all freezes a whole machine: add --vm")
     if options.frozen and options.backend not in (None, "kprobe"):
         raise click.ClickException("--hold=all needs --backend kprobe")
+    if options.via is not None:
+        try:
+            words = shlex.split(options.via)
+        except ValueError as error:
+            raise click.ClickException(f"--via {options.via}: {error}") from error
+        if not words:
+            raise click.ClickException('--via needs a command: sudo, or "ssh host"')
     name = options.program[0]
     here = options.via is None and options.vm is None
     if here and shutil.which(name) is None:
@@ -212,8 +231,10 @@ def lab(
     outcomes = []
     for kernel in kernels or (None,):
         options = Options((), backend=backend, via=via, vm=kernel)
-        outcomes += lab.run(options, names, folder / (kernel or "here").replace("/", "_"), lab.say)
-    click.echo(lab.as_json(outcomes) if as_json else lab.table(outcomes))
+        where = folder / (kernel or "here").replace("/", "_")
+        with plain.Said() as say:
+            outcomes += lab.run(options, names, where, say)
+    click.echo(lab.as_json(outcomes) if as_json else plain.out(lab.table(outcomes)))
     return 0 if lab.good(outcomes) else 1
 
 
@@ -288,7 +309,7 @@ def export(file: Path, output: Path) -> int:
     """Write a recording that others may see: kernel addresses masked, consistently."""
     from recordings.mask import masked
 
-    _write(output, masked(read(file)))
+    _write(output, masked(read(file)), file)
     return 0
 
 
@@ -309,13 +330,15 @@ def dmesg(file: Path, output: Path | None) -> int:
     if output is None:
         with places.as_invoker():
             output = places.new_recording("dmesg", 0)
-    _write(output, events)
+    _write(output, events, file)
     click.echo(plain.out(str(output)))
     return 0
 
 
-def _write(path: Path, events: Any) -> None:
+def _write(path: Path, events: Any, source: Path) -> None:
     events = list(events)  # nothing is written of a source that turns out to be no good
+    if path.exists() and source.exists() and path.samefile(source):
+        raise click.ClickException(f"{path} would replace what it is made of: choose another -o")
     with places.as_invoker():
         writer = Writer(path)
     for event in events:
@@ -346,9 +369,10 @@ _probes("vm", "probes.vm")
 
 def main() -> NoReturn:
     """The console script. Bad input is one line on stderr and exit status 2."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="backslashreplace")
-        sys.stderr.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # we were started with it closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
         sys.exit(cli.main(prog_name="sockstep", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -358,9 +382,6 @@ def main() -> NoReturn:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nobody reads us any more
-            sys.exit(141)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     from recordings.words import visible

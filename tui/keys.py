@@ -6,9 +6,14 @@ The ids are what the user's own keys.toml names.
 from __future__ import annotations
 
 import tomllib
+import unicodedata
+from contextlib import suppress
 from pathlib import Path
 
 from textual.binding import Binding
+from textual.keys import KEY_NAME_REPLACEMENTS, Keys
+
+from recordings.words import visible
 
 
 class KeymapError(Exception):
@@ -47,6 +52,7 @@ DO = [
     bind("restart", "r", "restart", "Kill the program and start it anew", show=True),
     bind("stop", "b", "stop here", "Stop at this step, or no longer"),
     bind("stops", "B", "stops", "All the steps, and at which the program stops"),
+    bind("type", "t", "type", "Type a line for the program to read"),
     bind("pause", "ctrl+c", "pause", "Stop the running program now (SIGSTOP)"),
 ]
 SEE = [
@@ -71,7 +77,22 @@ SEE = [
 ]  # fmt: skip
 ALL = [*WALK, *ARROWS, *DO, *SEE]
 OF_SCREEN = {"layer", "layer_before"}
-LIVE_ONLY = {"continue", "inject", "restart", "stop", "stops", "pause"}
+LIVE_ONLY = {"continue", "inject", "restart", "stop", "stops", "type", "pause"}
+_MODIFIERS = {"ctrl", "shift", "alt", "super", "meta", "hyper"}
+
+
+def _is_key(name: str) -> bool:
+    """Whether a key can have this name: "n", "f5", "ctrl+x", "question_mark"."""
+    *modifiers, key = name.split("+")
+    if not _MODIFIERS.issuperset(modifiers):
+        return False
+    if len(key) == 1:
+        return key.isprintable()
+    if key in {known.value for known in Keys} or key in KEY_NAME_REPLACEMENTS.values():
+        return True
+    with suppress(KeyError):
+        return bool(unicodedata.lookup(key.replace("_", " ")))
+    return False
 
 
 def load(path: Path) -> dict[str, str]:
@@ -89,6 +110,9 @@ def load(path: Path) -> dict[str, str]:
             raise KeymapError(f"{path}: there is no action {id!r}")
         if not isinstance(keys, str) or not keys.strip(", "):
             raise KeymapError(f"{path}: {id} needs a key, or several with commas between")
+        for key in filter(None, map(str.strip, keys.split(","))):
+            if not _is_key(key):
+                raise KeymapError(f"{path}: {id}: there is no key {visible(key)!r}")
     taken: dict[str, str] = {}
     for binding in ALL:
         for key in keymap.get(binding.id or "", binding.key).split(","):

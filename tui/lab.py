@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from recordings.steps import STEPS
 from recordings.story import Story
 from recordings.stream import StreamError
 from recordings.uapi import errno_text
+from tui import places
 from tui.options import Options
 from tui.source import Live
 
@@ -44,8 +44,10 @@ def run(
     options: Options, names: Sequence[str], folder: Path, progress: Callable[[str], None]
 ) -> list[Outcome]:
     """Run experiments, each into a recording in `folder`. Raises StreamError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    return asyncio.run(_run(options, chosen(names), folder, progress))
+    experiments = chosen(names)
+    with places.as_invoker():
+        folder.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(_run(options, experiments, folder, progress))
 
 
 async def _run(
@@ -78,7 +80,8 @@ async def _run(
             kernel = story.header.kernel if story.header else ""
             outcomes.append(outcome(experiment, story, str(agent.path)))
             done = outcomes[-1]
-            sign = "✓" if done.reached and done.cleanup_ok and done.leak_free else "✗"
+            sign = _mark(done.reached and done.cleanup_ok and done.leak_free)
+            sign = sign if done.recording else "—"
             progress(f"{sign} {experiment.name}" + (f": {done.why}" if done.why else ""))
     except TimeoutError:
         raise StreamError(f"{experiment.name}: nothing for {PATIENCE:.0f} s") from None
@@ -167,7 +170,3 @@ def good(outcomes: Sequence[Outcome]) -> bool:
     """Whether all that ran did as expected."""
     ran = [done for done in outcomes if done.recording]
     return bool(ran) and all(d.reached and d.cleanup_ok and d.leak_free for d in ran)
-
-
-def say(text: str) -> None:
-    print(f"sockstep: {text}", file=sys.stderr, flush=True)

@@ -17,7 +17,7 @@ class Options:
 
     `vm`: the kernel of the VM to run it in, "" for any; None for no VM. `hold`: seconds that a
     call is held, at most, at each point where it can be; ALL: at every step, for ever, by freezing
-    the VM; None: not at all.
+    the VM; None: not at all. `stdin`: what the program reads, as `sockstep agent --stdin` has it.
     """
 
     program: tuple[str, ...]
@@ -27,6 +27,7 @@ class Options:
     via: str | None = None
     vm: str | None = None
     hold: float | None = None
+    stdin: str = "terminal"
 
     @property
     def frozen(self) -> bool:
@@ -44,6 +45,8 @@ class Options:
             words += ["--freeze", *([] if self.backend else ["--backend", "kprobe"])]
         elif self.hold is not None:
             words.append(f"--hold={self.hold:g}")
+        if self.stdin != "terminal":
+            words.append(f"--stdin={self.stdin}")
         words += ["--", *self.program]
         here = [sys.executable, "-m", "probes", *words]
         if self.vm is not None:

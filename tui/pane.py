@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
+from rich.segment import Segment
 from textual import events
 from textual.content import Content
 from textual.geometry import Region, Size
@@ -95,8 +96,13 @@ class Pane(ScrollView, can_focus=False):
         if not 0 <= line < len(self._lines):
             return Strip.blank(width, style.rich_style)
         text = self._lines[line]
-        strips = Visual.to_strips(self, text, max(1, text.cell_length), 1, style)
-        return strips[0].crop_extend(left, left + width, style.rich_style)
+        strip = Visual.to_strips(self, text, max(1, text.cell_length), 1, style)[0]
+        ends = [Segment("…", style.rich_style)]  # what is cut must not look whole
+        seen = min(width, self.room.width)  # beside the scrollbar
+        before = ends if left and strip.cell_length > left else []
+        after = ends if strip.cell_length > left + seen else []
+        inner = strip.crop_extend(left + len(before), left + seen - len(after), style.rich_style)
+        return Strip([*before, *inner, *after], seen).extend_cell_length(width, style.rich_style)
 
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)

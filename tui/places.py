@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs  # now: as the invoker we may not be able to read where it is
+
 SAMPLES = Path(__file__).parent.parent / "recordings" / "samples"
 
 
@@ -55,8 +57,6 @@ def _home() -> Path | None:
 
 def recordings() -> Path:
     """The user's recordings (XDG state folder); not made yet, perhaps."""
-    import platformdirs
-
     if (home := _home()) is not None and "XDG_STATE_HOME" not in os.environ:
         return home / ".local" / "state" / "sockstep" / "recordings"
     return platformdirs.user_state_path("sockstep") / "recordings"
@@ -64,8 +64,6 @@ def recordings() -> Path:
 
 def keymap() -> Path:
     """The user's own keys: a TOML file of `binding id = "key,key"` lines."""
-    import platformdirs
-
     if (home := _home()) is not None and "XDG_CONFIG_HOME" not in os.environ:
         return home / ".config" / "sockstep" / "keys.toml"
     return platformdirs.user_config_path("sockstep") / "keys.toml"

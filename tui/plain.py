@@ -11,6 +11,8 @@ import sys
 
 from rich.cells import cell_len
 
+from recordings.stream import StreamError
+
 SIGNS = {"pass": "✓", "fail": "✗", "unobservable": "○"}
 UNCHECKED = "–"  # captured; another reading of the step makes the check
 AHEAD = "·"  # not reached, or not yet
@@ -69,3 +71,25 @@ def to_ascii(text: str) -> str:
 def out(text: str) -> str:
     """Text as this terminal can show it."""
     return to_ascii(text) if ascii_wanted() else text
+
+
+class Said:
+    """Tells of progress on stderr, a line each. In a `with` block: an error whose words are the
+    last that were said ends the program with status 2, without saying them twice.
+    """
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, text: str) -> None:
+        from recordings.words import visible  # words knows the story: most of us do not need that
+
+        self._last = text
+        print(out(f"sockstep: {visible(text)}"), file=sys.stderr, flush=True)
+
+    def __enter__(self) -> Said:
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, StreamError) and str(error) == self._last:
+            sys.exit(2)

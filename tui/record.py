@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
+import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from recordings import commands
 from recordings import events as ev
@@ -14,6 +18,7 @@ from recordings.steps import STEPS
 from recordings.story import Moment, Story
 from recordings.stream import StreamError
 from recordings.words import describe, duration, step_text, visible
+from tui import plain
 from tui.options import Options
 from tui.plain import SIGNS, UNCHECKED, ascii_wanted, to_ascii
 from tui.source import Live
@@ -51,18 +56,9 @@ class Printer:
 
 def run(options: Options, injections: Sequence[commands.Command] = ()) -> int:
     """Run the program through all its steps; the exit status is the program's."""
-    said = [""]
-
-    def say(text: str) -> None:
-        said.append(text)
-        print(f"sockstep: {visible(text)}", file=sys.stderr)
-
-    try:
+    options = replace(options, stdin="quiet" if sys.stdin and sys.stdin.isatty() else "pipe")
+    with plain.Said() as say:
         return asyncio.run(_run(options, injections, say))
-    except StreamError as error:
-        if str(error) == said[-1]:  # the agent's last words, which stand there already
-            sys.exit(2)
-        raise
 
 
 async def _run(
@@ -75,12 +71,15 @@ async def _run(
     loop = asyncio.get_running_loop()
     farewell: commands.Command | None = commands.Detach()
 
-    def interrupt(signo: int) -> None:  # the tracee has a terminal of its own: pass it on
-        agent.send(commands.Inject(signo=signo))
-
     task = asyncio.current_task()
     assert task is not None
     ended_by = signal.SIGTERM
+
+    def interrupt(signo: signal.Signals) -> None:
+        if story.header is None or story.header.pid in story.exits:  # only its children live
+            leave(signo)
+        else:  # the tracee has a terminal of its own: pass it on
+            agent.send(commands.Inject(signo=signo))
 
     def leave(signo: signal.Signals) -> None:
         nonlocal ended_by
@@ -95,12 +94,16 @@ async def _run(
             for event in batch:
                 if isinstance(event, ev.Ready):
                     _run_through(agent, injections, everywhere=options.frozen)
+                    _pass_input(agent, loop)
                 if isinstance(event, ev.Held) and event.how == "frozen":
                     loop.call_later(FROZEN, agent.send, commands.Continue())
                 _take(event, story, printer)
             if story.end is not None:
                 break
     except asyncio.CancelledError:
+        _tell_recordings(agent)
+        if story.header is not None:
+            say(f"ended by {ended_by.name}: what it traced runs on")
         return 128 + ended_by
     except (StreamError, BrokenPipeError):
         farewell = commands.Quit() if story.header is None else farewell
@@ -134,11 +137,38 @@ def _take(event: ev.Event, story: Story, printer: Printer) -> None:
             printer.line(f"-- {describe(event)}")
 
 
-def _conclude(story: Story, agent: Live) -> int:
+def _pass_input(agent: Live, loop: asyncio.AbstractEventLoop) -> None:
+    """What we read is the program's to read. In the background a terminal is not ours to read."""
+    signal.signal(signal.SIGTTIN, signal.SIG_IGN)
+
+    def read() -> None:
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        data = b"-"
+        while data:
+            try:
+                data = os.read(0, 1 << 16)
+            except OSError:
+                data = b""
+            with suppress(RuntimeError):  # we have ended meanwhile
+                loop.call_soon_threadsafe(
+                    agent.send, commands.Input(decode(data, not data), end=not data)
+                )
+
+    threading.Thread(target=read, daemon=True).start()
+
+
+def _tell_recordings(agent: Live) -> None:
     for path in agent.recordings:
-        print(f"sockstep: recorded in {visible(str(path))}", file=sys.stderr)
+        if not agent.trouble:
+            print(plain.out(f"sockstep: recorded in {visible(str(path))}"), file=sys.stderr)
     if agent.trouble:
-        print(f"sockstep: {visible(agent.trouble)}", file=sys.stderr)
+        print(plain.out(f"sockstep: {visible(agent.trouble)}"), file=sys.stderr)
+
+
+def _conclude(story: Story, agent: Live) -> int:
+    _tell_recordings(agent)
+    if agent.trouble:
+        return 2  # what was asked for is not there
     state = story.exits.get(story.header.pid) if story.header else None
     if state is None or state.status is None:
         raise StreamError("the agent let go of the program before its end")

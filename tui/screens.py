@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from textual import on, work
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -39,6 +39,7 @@ class Over(ModalScreen[T | None]):
         Binding("escape", "dismiss(None)", "close", tooltip="Back to the session")
     ]
     TITLE_TEXT = ""
+    WAYS = "Esc closes"  # what one can do, beside what the footer says
 
     def inside(self) -> ComposeResult:
         raise NotImplementedError
@@ -46,6 +47,7 @@ class Over(ModalScreen[T | None]):
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
             box.border_title = Content(self.TITLE_TEXT)
+            box.border_subtitle = Content(self.WAYS)
             yield from self.inside()
 
 
@@ -61,6 +63,8 @@ class Page(Over[None]):
         )
     ]  # fmt: skip
 
+    SIDEWAYS = 16  # cells
+
     pane = query_one(Pane)
 
     def inside(self) -> ComposeResult:
@@ -70,7 +74,11 @@ class Page(Over[None]):
         self.call_after_refresh(self.run_action, "app.show")
 
     def action_scroll(self, where: str) -> None:
-        getattr(self.pane, f"scroll_{where}")(animate=False)
+        if where in ("left", "right"):
+            by = self.SIDEWAYS if where == "right" else -self.SIDEWAYS
+            self.pane.scroll_relative(x=by, animate=False)
+        else:
+            getattr(self.pane, f"scroll_{where}")(animate=False)
         self.call_after_refresh(self.run_action, "app.show")
 
     def show(self, look: Look, output: history.OutputLines) -> None:
@@ -96,6 +104,7 @@ class Details(Page):
         "Probes": history.probes,
     }
     TITLE_TEXT = "DETAILS"
+    AUTO_FOCUS = ""  # not the tabs: the arrows scroll
 
     tabs = query_one(Tabs)
 
@@ -122,7 +131,8 @@ class Details(Page):
         """Show the view under the active tab; the log keeps the cursor's line in sight."""
         mark = None
         if self._view == "Output":
-            self.pane.show(output)
+            nothing = [text("the program has written nothing so far", "$quiet")]
+            self.pane.show(output if len(output) else nothing)
             return
         if self._view == "Log" and look.moment is not self._seen:
             mark = look.moment.line if look.moment else None
@@ -136,6 +146,9 @@ class Details(Page):
 
 class Choose(Over[str]):
     """One of several things, each with an id."""
+
+    WAYS = "Enter chooses · Esc closes"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "dismiss(None)", show=False)]
 
     def __init__(self, title: str, options: Iterable[tuple[str, Content]]) -> None:
         super().__init__()
@@ -157,8 +170,21 @@ class Line(Input):
         self.cursor_blink = False
 
 
-class Ask(Over[str]):
-    """One line of text."""
+class Asking(Over[T]):
+    """A box with a line to type in. What is typed before it has the focus goes in there, too."""
+
+    line = query_one(Line)
+
+    def on_key(self, event: events.Key) -> None:
+        if event.is_printable and event.character and self.focused is None:
+            self.line.insert_text_at_cursor(event.character)
+            event.stop()
+
+
+class Ask(Asking[str]):
+    """One line of text; nothing where nothing was typed."""
+
+    WAYS = "Enter accepts · Esc closes"
 
     def __init__(self, title: str, value: str = "", hint: str = "") -> None:
         super().__init__()
@@ -173,10 +199,32 @@ class Ask(Over[str]):
         self.dismiss(event.value.strip() or None)
 
 
+class Type(Asking[commands.Input]):
+    """A line for the program to read, or the end of its input."""
+
+    TITLE_TEXT = "TYPE a line for the program to read"
+    WAYS = "Enter sends · Ctrl+D ends its input · Esc closes"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+d", "end", "end of input", show=False, priority=True)
+    ]
+
+    def inside(self) -> ComposeResult:
+        yield Line()
+
+    @on(Input.Submitted)
+    def answer(self, event: Input.Submitted) -> None:
+        self.dismiss(commands.Input(event.value + "\n"))
+
+    def action_end(self) -> None:
+        self.dismiss(commands.Input(self.line.value, end=True))
+
+
 class Inject(Over[commands.Command]):
     """A signal, and where; or a failure of the next call that comes to it, and its errno."""
 
     TITLE_TEXT = "INJECT a signal or a failure"
+    WAYS = "Enter chooses · Esc closes"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "dismiss(None)", show=False)]
     ROOM = 32  # cells for a failure, on the narrowest screen
     # Hooks that can refuse, each with the errno that is most like them.
     HOOKS: ClassVar[dict[str, int]] = {
@@ -196,9 +244,7 @@ class Inject(Over[commands.Command]):
     def __init__(self, story: Story) -> None:
         super().__init__()
         self._offered = "where"
-        self._why_not = dict(story.blind)
-        if not story.calls and not story.held:
-            self._why_not["nofile"] = "not before its first call: its loader needs descriptors"
+        self._why_not = story.blind
         probes = [state.probe for state in story.probes.values()]
         self._seen = {
             step for probe in probes if probe.status == "attached" for step in probe.steps
@@ -287,6 +333,7 @@ class Stops(Over[frozenset[str]]):
         Binding("space", "flip", "on and off"),
         Binding("a", "all", "all or none"),
         Binding("enter", "done", "done", priority=True),
+        Binding("q", "dismiss(None)", show=False),
     ]
 
     options = query_one(OptionList)
@@ -327,15 +374,19 @@ class Stops(Over[frozenset[str]]):
         self.dismiss(self._stops)
 
 
-class Find(Over[int]):
-    """Words, names, numbers or addresses in the log; gives the line of the log."""
+class Find(Asking[tuple[int, str]]):
+    """Words, names, numbers or addresses in the log; gives the line of the log, and the words."""
 
     TITLE_TEXT = "FIND in steps, log and values"
+    WAYS = "Enter goes there · ↓ the others · Esc closes"
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("down", "others", show=False)]
     MOST = 200  # hits shown
 
     def __init__(self, look: Look, words: str) -> None:
         super().__init__()
         self._look, self._words = look, words
+        self._searched = ""  # what the hits are of
+        self._entered = False  # the first hit is wanted as soon as there is one
 
     def inside(self) -> ComposeResult:
         yield Line(self._words, placeholder="a step, a function, a value, an address")
@@ -360,18 +411,25 @@ class Find(Over[int]):
                     break
         count = f"the first {hits}" if hits == self.MOST else str(hits)
         self.query_one(Label).update(Content(f"{count} found" if words else ""))
+        self._searched = words
         if hits:
             found.highlighted = 0
+        if self._entered:
+            self.first()
 
     @on(Input.Submitted)
     def first(self) -> None:
         found = self.query_one(OptionList)
-        if found.option_count:
-            found.focus()
+        self._entered = self._searched != self.line.value.strip().lower()
+        if found.option_count and not self._entered:
+            found.action_select()
+
+    def action_others(self) -> None:
+        self.query_one(OptionList).focus()
 
     @on(OptionList.OptionSelected)
     def choose(self, event: OptionList.OptionSelected) -> None:
-        self.dismiss(int(event.option_id or 0))
+        self.dismiss((int(event.option_id or 0), self.line.value))
 
 
 class Help(Page):

@@ -92,7 +92,7 @@ BPF_HASH(regions, u32, struct region, 64); /* tgid → where it can be held */
 BPF_HASH(postponed, u32, u32, 16384);      /* tid → it stops at the end of this system call */
 BPF_ARRAY(control, u32, 2);                /* [0]: stop at every point; [1]: holds are armed */
 BPF_PERCPU_ARRAY(hits, u64, 64);           /* by point */
-BPF_PERCPU_ARRAY(lost, u64, 5);
+BPF_ARRAY(lost, u64, 5);
 enum lost_what { LOST_RING, LOST_CALLS, LOST_OBJECTS, LOST_RETURNS, LOST_HOLDS };
 
 static __attribute__((always_inline)) inline void count_hit(u32 point)
@@ -106,7 +106,7 @@ static __attribute__((always_inline)) inline void count_lost(u32 what)
 {
 	u64 *n = lost.lookup(&what);
 	if (n)
-		*n += 1;
+		lock_xadd(n, 1);
 }
 
 static __attribute__((always_inline)) inline u64 deref(u64 base, long offset)

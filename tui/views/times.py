@@ -35,14 +35,16 @@ def title(look: Look) -> list[Content]:
     return [line]
 
 
-def next_pause(story: Story, line: int) -> tuple[str, int] | None:
-    """The stop or hold that the tracee came to after a line of the log, if that came next.
+def next_pause(story: Story, line: int, pid: int) -> tuple[str, int] | None:
+    """The stop or hold that a process came to after a line of the log, if that came next.
 
     ("stop" or "hold", its time). A stop's time is that of the signal's delivery, in the kernel,
     where that was seen: the agent learns of it only later.
     """
     t: int | None = None
     for event in islice(story.log, line, line + SOON):
+        if getattr(event, "pid", pid) != pid:
+            continue
         if isinstance(event, ev.Signal) and event.phase == "delivered" and event.signo in STOPPING:
             t = event.t
         elif isinstance(event, ev.Held):
@@ -57,7 +59,7 @@ def looking(look: Look, room: int) -> str:
     moment = look.moment
     if moment is None:
         return ""
-    id, pause = visible(moment.id), next_pause(look.story, moment.line)
+    id, pause = visible(moment.id), next_pause(look.story, moment.line, moment.call.enter.pid)
     ways = [f"looking at {id}", id]
     if pause is not None:
         before = duration(pause[1] - moment.event.t)
@@ -131,7 +133,7 @@ def _halves(call: Call) -> tuple[list[Moment], list[Moment]]:
 def _after(last: Moment, cleanup: list[Moment], look: Look) -> list[tuple[str, str]]:
     """What came after the call's return, in words: the stop, the cleanup."""
     words: list[tuple[str, str]] = []
-    pause, start = next_pause(look.story, last.line), last.call.enter.t
+    pause, start = next_pause(look.story, last.line, last.call.enter.pid), last.call.enter.t
     if pause is not None:
         words.append((f"■ {pause[0]} +{duration(pause[1] - start)}", "$warning"))
     if cleanup:
