@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from textual import events
+from textual.content import Content
 from textual.geometry import Region
 from textual.pilot import Pilot
 
@@ -18,7 +20,7 @@ from recordings.stream import encode, read
 from tests import streams
 from tui.app import Sockstep
 from tui.pane import Pane
-from tui.screens import Choose, Details, Find, Help, Inject, Stops
+from tui.screens import Choose, Details, Find, Help, Inject, Line, Stops
 from tui.source import Replay
 
 Drive = Callable[[Pilot[None], Sockstep], Awaitable[None]]
@@ -447,9 +449,12 @@ async def test_slash_finds_in_steps_log_and_values(two_calls: Path, words: str, 
         for char in words:
             await pilot.press({"_": "underscore"}.get(char, char))
         await settle(pilot)
-        await pilot.press("enter", "enter")
+        await pilot.press("enter")
         await settle(pilot)
         assert at(app) == where
+        await pilot.press("slash")
+        await settle(pilot)
+        assert app.screen.query_one(Line).value == words, "what was searched last"
 
     await over(two_calls, drive)
 
@@ -807,6 +812,137 @@ async def test_a_child_s_end_is_not_the_programs() -> None:
         assert badge(app).startswith("STOPPED  at the return of socket()")
 
     await with_agent(Scripted(*streams.header(), *streams.call(), child), drive)
+
+
+async def test_a_child_that_stands_can_go_on() -> None:
+    """While the program itself waits for it."""
+    child = ev.State(t=1_011_000_000, pid=5000, state="stopped", why="at the return of socket()")
+    goes = ev.State(t=1_010_900_000, pid=4711, state="running")
+    source = Scripted(*streams.header(), *streams.call(), goes, child)
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        assert badge(app).startswith("STOPPED  child 5000, at the return of socket()")
+        await pilot.press("c")
+        assert source.sent == [cmd.Continue()]
+
+    await with_agent(source, drive)
+
+
+async def test_children_that_outlive_the_program_are_said() -> None:
+    fork = ev.Fork(t=1_011_000_000, pid=4711, child=5000, followed=True)
+    gone = ev.State(t=1_012_000_000, pid=4711, state="exited", status=0)
+    source = Scripted(*streams.header(), *streams.call(), fork, gone)
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        assert badge(app).startswith("EXITED  with status 0; 1 child lives on")
+        await pilot.press("q")
+        await settle(pilot)
+        assert isinstance(app.screen, Choose), "quitting would be felt by it"
+
+    await with_agent(source, drive)
+
+
+async def test_the_question_goes_when_there_is_nothing_left_to_ask() -> None:
+    source = Scripted(*streams.header(), *streams.call())
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        await pilot.press("q")
+        await settle(pilot)
+        assert isinstance(app.screen, Choose)
+        source.say(*streams.end())
+        await settle(pilot)
+        assert not isinstance(app.screen, Choose)
+        assert badge(app).startswith("EXITED")
+
+    await with_agent(source, drive)
+
+
+@pytest.mark.parametrize("key", ["slash", "g", "i", "B", "q", "s", "e", "k", "L", "D", "t"])
+async def test_keys_typed_ahead_of_a_screen_are_the_screens(key: str, tmp_path: Path) -> None:
+    """SSH sends what was typed in one piece: `r` behind `/` must not restart the program."""
+    source = Scripted(*streams.header(), *streams.call())
+    source.path = recording(tmp_path / "r.jsonl", streams.whole())
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        before = at(app)
+        for each in (key, "r", "n"):
+            app.post_message(events.Key(each, "/" if each == "slash" else each))
+        await settle(pilot)
+        assert source.sent == []
+        assert at(app) == before
+        if key in ("slash", "g"):
+            assert app.screen.query_one(Line).value == "rn"
+
+    await with_agent(source, drive)
+
+
+async def test_nothing_can_be_asked_of_a_program_that_has_ended() -> None:
+    source = Scripted(*streams.header(), *streams.call(), *streams.end())
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        for key in ("i", "t", "ctrl+c"):
+            await pilot.press(key)
+            await settle(pilot)
+            assert len(app.screen_stack) == 1
+            assert "has ended" in notes(app)
+        assert source.sent == []
+
+    await with_agent(source, drive)
+
+
+async def test_an_injection_that_failed_is_said() -> None:
+    source = Scripted(*streams.header(), *streams.call())
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        source.say(ev.Inject(t=1_011_000_000, what="signal", pid=4711, signo=15, result=-3))
+        await settle(pilot)
+        assert "ESRCH" in notes(app)
+
+    await with_agent(source, drive)
+
+
+async def test_t_types_a_line_for_the_program() -> None:
+    source = Scripted(*streams.header(), *streams.call())
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        await pilot.press("t", *"ab", "enter")
+        await settle(pilot)
+        await pilot.press("t", "ctrl+d")
+        await settle(pilot)
+        assert source.sent == [cmd.Input(text="ab\n"), cmd.Input(end=True)]
+
+    await with_agent(source, drive)
+
+
+async def test_the_same_word_is_not_said_twice() -> None:
+    running = ev.State(t=1_012_000_000, pid=4711, state="running")
+    source = Scripted(*streams.header(), *streams.call(), running)
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        await pilot.press("end", *["n"] * 30)
+        await settle(pilot)
+        assert len(app._notifications) == 1
+
+    await with_agent(source, drive)
+
+
+def notes(app: Sockstep) -> str:
+    return "\n".join(note.message for note in app._notifications)
+
+
+async def test_what_is_cut_does_not_look_whole(two_calls: Path) -> None:
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        pane = app.screen.query_one("#log", Pane)
+        pane.show([Content("0123456789" * 20), Content("short")])
+        whole = pane.render_line(0).text.rstrip()
+        assert len(whole) == pane.room.width
+        assert whole.endswith("…")
+        assert pane.render_line(1).text.rstrip() == "short"
+        pane.scroll_to(x=5, animate=False)
+        await settle(pilot)
+        assert pane.render_line(0).text.startswith("…678")
+
+    await over(two_calls, drive)
 
 
 async def test_an_agent_that_is_gone_is_said_and_its_story_stays() -> None:

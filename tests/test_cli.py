@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from probes.attach import may_load
 from recordings import events as ev
 from recordings.story import Story
 from recordings.stream import encode, read
@@ -79,6 +80,10 @@ def refused(run: subprocess.CompletedProcess[str], *words: str) -> None:
         (("import", "dmesg", "/nowhere"), "No such file"),
         (("import", "tea", "x"), "No such command"),
         (("\x1b[31m", "x"), "^[[31m: no such program"),
+        (("record", "-o", "x", "--via", 'a "b', "ls"), "No closing quotation"),
+        (("record", "-o", "x", "--inject", "security_sk_alloc=__doc__", "ls"), "no errno"),
+        (("record", "-o", "x", "--inject", "nofile=9223372036854775808", "ls"), "no such"),
+        (("record", "-o", "x", "--inject", "TERM@STEP_14*²", "ls"), "no number of times"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -296,6 +301,40 @@ def test_output_of_the_tracee_obeys_no_terminal(env: dict[str, str], tmp_path: P
     assert "\x1b" not in run.stdout
 
 
+@pytest.mark.parametrize("command", [["report"], ["diff", "{}"], ["replay"], ["doctor"]])
+def test_nobody_reads_on(command: list[str], two_calls: Path, env: dict[str, str]) -> None:
+    """A broken pipe is no verdict: 1 would be REJECT."""
+    words = [sys.executable, "-m", "tui.cli", *(word.format(two_calls) for word in command)]
+    words += [] if command == ["doctor"] else [str(two_calls)]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(words, env=env, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert done.returncode == 128 + signal.SIGPIPE
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("command", ["report", "doctor"])
+def test_without_a_standard_output(command: str, two_calls: Path, env: dict[str, str]) -> None:
+    program = f"{sys.executable} -m tui.cli {command}"
+    program += f" {two_calls}" if command == "report" else ""
+    done = subprocess.run(["sh", "-c", f"{program} >&-"], env=env, capture_output=True, check=False)
+    assert done.returncode in (0, 1)  # doctor: whether live capture is possible
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["export"], ["import", "dmesg"]])
+def test_what_a_recording_is_made_of_is_not_replaced(
+    command: list[str], two_calls: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    log.write_text("[PROBE] sock_alloc Exit: socket=f1166dcd\n")
+    source = log if command[0] == "import" else two_calls
+    before = source.read_bytes()
+    refused(sockstep(*command, str(source), "-o", str(source), env=env), "choose another -o")
+    assert source.read_bytes() == before
+
+
 # -- where files go ------------------------------------------------------------------------
 
 
@@ -322,6 +361,22 @@ def test_under_sudo_files_are_the_users(monkeypatch: pytest.MonkeyPatch, tmp_pat
     (home / "planted").symlink_to("/etc")
     with pytest.raises(PermissionError), places.as_invoker():
         (home / "planted" / "sockstep-was-here").touch()
+
+
+def test_under_sudo_the_lab_is_the_users(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
+            parent.chmod(0o755)
+    home = tmp_path / "home"
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    sudo = {"SUDO_UID": "65534", "SUDO_GID": "65534", "XDG_STATE_HOME": str(home / "state")}
+    done = sockstep("lab", "1", env=env | sudo)
+    assert done.returncode == 0, done.stderr
+    made = [home / "state", *(home / "state").rglob("*")]
+    assert any(path.name == "flags.jsonl" for path in made)
+    assert {path.stat().st_uid for path in made} == {65534}
 
 
 def test_a_keymap_with_a_mistake_is_one_line(
@@ -407,6 +462,52 @@ def test_record_exits_with_the_programs_status(env: dict[str, str], tmp_path: Pa
         out = str(tmp_path / f"{number}.jsonl")
         run = sockstep("record", "-o", out, "sh", "-c", script, env=env)
         assert run.returncode == status, run.stderr
+
+
+def test_record_passes_its_input_on(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    out = str(tmp_path / "in.jsonl")
+    done = sockstep("record", "-o", out, "rev", env=env, input="abc\nxyz\n")
+    assert done.returncode == 0, done.stderr
+    assert "cba\nzyx\n" in done.stdout
+
+
+def test_a_recording_that_is_cut_short_is_no_success(env: dict[str, str]) -> None:
+    needs_root()
+    done = sockstep("record", "-o", "/dev/full", "true", env=env)
+    assert done.returncode == 2
+    assert done.stderr == "sockstep: the recording is cut short: No space left on device\n"
+
+
+def test_record_that_is_ended_says_what_it_leaves(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    out = tmp_path / "t.jsonl"
+    command = [sys.executable, "-m", "tui.cli", "record", "-o", str(out), "sleep", "2"]
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        for line in running.stdout:
+            if "RUNNING" in line:
+                break
+        running.terminate()
+        said = running.stderr.read()
+        assert running.wait(timeout=30) == 128 + signal.SIGTERM
+    assert f"recorded in {out}" in said
+    assert "what it traced runs on" in said
+
+
+def test_what_this_kernel_does_not_allow_did_not_run(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    if may_load("tracing"):
+        pytest.skip("this kernel allows refusals: tests/test_lab.py runs them")
+    done = sockstep("lab", "lsm-sk", "1", "--json", "-o", str(tmp_path), env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    refusal, flags = json.loads(done.stdout)
+    assert refusal["recording"] == ""
+    assert refusal["why"].startswith("not allowed here: security_sk_alloc: ")
+    assert flags["reached"]
 
 
 def test_record_passes_ctrl_c_on(env: dict[str, str], tmp_path: Path) -> None:

@@ -86,9 +86,11 @@ def readings(snap: ev.Snapshot) -> dict[str, object]:
 
 
 def functions(story: Story, stack: int | None) -> list[str]:
-    """Those of a kernel stack, innermost first."""
+    """Those of a kernel stack, innermost first, up to the interrupt that it is of, if of one."""
     assert stack is not None
-    return [frame.partition("+")[0] for frame in story.stacks[stack]]
+    names = [frame.partition("+")[0] for frame in story.stacks[stack]]
+    interrupt = next((n for n, name in enumerate(names) if name.startswith("asm_")), len(names))
+    return names[:interrupt]
 
 
 def test_held_at_every_step_with_what_the_probes_record(frozen: Agent) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from probes.attach import has_kprobes, may_load
 from probes.bpf_syscall import program_ids
 from recordings import commands as cmd
 from recordings import events as ev
@@ -175,6 +176,106 @@ def test_a_followed_child_is_stopped_and_resumed() -> None:
         wait_for(lambda: process_state(fork.child) == "T")
         running.say(cmd.Continue())
         wait_for(lambda: process_state(fork.child) in ("", "Z"))
+
+
+def test_a_child_that_stands_is_told_and_goes_on() -> None:
+    with agent(str(PROGRAMS / "forks"), options=("--follow-forks",)) as running:
+        running.until_state("stopped")
+        running.say(cmd.Continue())
+        fork = running.until(lambda e: isinstance(e, ev.Fork))
+        assert isinstance(fork, ev.Fork)
+        state = running.until(lambda e: isinstance(e, ev.State) and e.pid == fork.child)
+        assert isinstance(state, ev.State)
+        assert (state.state, state.why) == ("stopped", "at the return of socket()")
+        assert process_state(fork.child) == "T"
+        running.say(cmd.Continue())
+        state = running.until(lambda e: isinstance(e, ev.State) and e.pid == fork.child)
+        assert isinstance(state, ev.State)
+        assert state.state == "running"
+        running.disarm()
+        wait_for(lambda: process_state(fork.child) in ("", "Z"))
+
+
+OUTLIVED = """
+import os, time, _socket
+if not os.fork():
+    os.setsid()
+    time.sleep(0.5)
+    _socket.socket().close()
+"""
+
+
+def test_a_followed_child_that_outlives_the_program_is_seen_to_its_end() -> None:
+    story = capture("/usr/bin/python3", "-S", "-c", OUTLIVED, options=("--follow-forks",))
+    call = only(story)
+    assert story.header is not None
+    assert call.enter.pid != story.header.pid
+    assert call.enter.t > story.tasks[story.header.pid].t, "the program had ended"
+    assert call.result is not None
+    assert all(made.free for made in story.ledger)
+
+
+@pytest.mark.parametrize(
+    ("options", "typed", "wrote"),
+    [
+        ((), "a\n", "a\r\na\r\n"),
+        (("--stdin=quiet",), "a\n", "a\r\n"),
+        (("--stdin=pipe",), "a\nb", "a\r\nb"),
+    ],
+)
+def test_the_program_reads_what_is_given(options: tuple[str, ...], typed: str, wrote: str) -> None:
+    """Its terminal, which echoes it or does not, or a pipe; and the end of it."""
+    with agent("cat", options=options) as running:
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Continue(), cmd.Input(text=typed), cmd.Input(end=True))
+        story = running.until_end()
+    assert "".join(story.output) == wrote
+    assert story.state is not None
+    assert story.state.status == 0
+
+
+def test_a_limit_waits_for_the_loader() -> None:
+    """Which opens files, too: the program itself would not come to its first call."""
+    with agent(SOCKET_TEST) as running:
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Limit(nofile=3), cmd.Continue())
+        story = running.until_end()
+    limits = [e for e in running.events if isinstance(e, ev.Inject) and e.what == "limit"]
+    assert [(e.armed, e.result) for e in limits] == [(True, None), (False, 0)]
+    assert only(story).result == -errno.EMFILE
+    assert "CLEANUP_SOCK_RELEASE" in [moment.id for moment in only(story).moments]
+    assert all(made.free for made in story.ledger)
+
+
+def test_a_backend_that_cannot_be_is_refused() -> None:
+    needs_root()
+    for backend, there in (("kprobe", has_kprobes()), ("fentry", may_load("tracing"))):
+        command = [sys.executable, "-m", "probes", "agent", "--backend", backend, "--", "true"]
+        if not there:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+            assert done.returncode == 2
+            assert done.stdout == ""
+            assert done.stderr.startswith(f"sockstep: backend {backend}: ")
+            assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("wrap", "word"),
+    [
+        (["setpriv", "--bounding-set=-sys_admin,-bpf", "--inh-caps=-all"], "CAP_SYS_ADMIN"),
+        (["unshare", "--pid", "--fork", "--mount-proc"], "container"),
+    ],
+)
+def test_where_probes_would_see_nothing_none_is_attached(wrap: list[str], word: str) -> None:
+    needs_root()
+    command = [*wrap, sys.executable, "-m", "probes", "agent", "--", "true"]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert word in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_curl_and_a_python_server() -> None:

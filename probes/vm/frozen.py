@@ -32,6 +32,7 @@ from recordings.steps import STEPS
 from recordings.stream import encode
 
 PATIENCE = 5.0  # seconds, at a hold, for the agent to tell of what came before
+ALONE = 0.5  # of these, how long its CPU alone runs for it, and not all but the tracee's
 NOBODY = -1  # no process
 AHEAD = 0.3  # seconds that the tracee's CPU runs before the agent's: the next step is mostly near
 SLICE = 0.02  # seconds between two looks at what the one CPU that runs is about
@@ -121,6 +122,7 @@ class Frozen:
         self._nameless: list[int] = []  # the stack of the hold, until it is told
         self._until: float | None = None  # some CPUs run while the others stand, till then
         self._ahead = ("", 0.0)  # the tracee's CPU, and until when it runs before the agent's
+        self._patient = 0.0  # until when the agent is heard, at a hold
 
     # -- the stream ----------------------------------------------------------------------
 
@@ -338,9 +340,10 @@ class Frozen:
         """The machine stands: at a point of the tracee's, or it goes on at once."""
         assert self._gdb is not None
         registers = self._gdb.registers(stop.cpu)
-        if self._held is not None:  # a task of the agent's CPU
+        if self._held is not None:  # another task, while the agent is heard
             self._past(stop.cpu)
-            self._gdb.go(self._agent)
+            others = [cpu for cpu in self._gdb.cpus if cpu != self._held.cpu]
+            self._gdb.go(*others)
             return
         self._until = None
         hit = self._hit(stop.cpu, registers)
@@ -493,9 +496,23 @@ class Frozen:
         self._until = time.monotonic() + seconds
 
     def _slice_over(self) -> None:
-        """Let the tracee's CPU run on before the agent's; if it waits for another, with that."""
+        """Let the tracee's CPU run on before the agent's; if it waits for another, with that.
+
+        At a hold the other way round: the agent's, and if that does not do, all but the tracee's.
+        """
+        if self._gdb is None:
+            return
+        now = time.monotonic()
+        if self._held is not None:
+            if not self._owed or now > self._patient:
+                self._no_longer()
+                return
+            self._gdb.interrupt()
+            others = [cpu for cpu in self._gdb.cpus if cpu != self._held.cpu]
+            self._only(self._patient - now, *others)
+            return
         cpu, end = self._ahead
-        if self._gdb is None or self._held is not None or time.monotonic() > end:
+        if now > end:
             self._no_longer()
             return
         self._gdb.interrupt()
@@ -511,7 +528,7 @@ class Frozen:
         if self._held is None:
             self._gdb.go()
         else:
-            self._come_out(self._agent)
+            self._leave_others(self._held)
             self._owed.clear()
             self._tell_stack()
 
@@ -523,11 +540,15 @@ class Frozen:
         spins = any(0 <= rip - symbols.get(name, rip + 1) < _SPIN for name in SPINS)
         return spins or self._guest.bytes(rip - 1, 1) == _HLT
 
-    def _come_out(self, cpu: str) -> None:
-        """Run a CPU until it is in user mode or idle: there it holds no lock of the kernel's.
+    def _leave_others(self, hit: _Hit) -> None:
+        """Leave the other CPUs where the tracee's need not wait for them, when it runs ahead."""
+        assert self._gdb is not None
+        for cpu in self._gdb.cpus:
+            if cpu != hit.cpu:
+                self._come_out(cpu)
 
-        Else the tracee might wait for that lock, when it runs on alone.
-        """
+    def _come_out(self, cpu: str) -> None:
+        """Run a CPU until it is in user mode or idle: there it holds no lock of the kernel's."""
         assert self._gdb is not None
         end = time.monotonic() + OUT
         while time.monotonic() < end:
@@ -559,11 +580,11 @@ class Frozen:
         )  # fmt: skip
         where = f"the whole machine stands, at {point.symbol} {point.at}"
         self._emit(ev.State(t=self._t, pid=self._pid, state="held", why=where))
-        for cpu in self._gdb.cpus:
-            if cpu != hit.cpu:
-                self._come_out(cpu)
         if self._owed:
-            self._only(PATIENCE, self._agent)
+            self._patient = time.monotonic() + PATIENCE
+            self._only(ALONE, self._agent)
+        else:
+            self._leave_others(hit)
 
     def _unwind(self, hit: _Hit) -> None:
         """Read the stack of the hold. It is told once its functions are named, by the agent."""
