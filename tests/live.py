@@ -74,11 +74,19 @@ class Agent:
                 if done(event):
                     return event
             left = deadline - time.monotonic()
-            assert left > 0, f"waited in vain; the last was {self.events[-1:]}"
+            assert left > 0, f"waited in vain; the last was {self.events[-1:]}; {self.where()}"
             if select.select([self.process.stdout], [], [], left)[0]:
                 data = os.read(self.process.stdout.fileno(), 1 << 16)
                 assert data, f"the agent ended: {self.process.communicate()[1].decode()}"
                 self._buffer += data
+
+    def where(self) -> str:
+        """What the agent is about, for the message of a test that waited for it."""
+        said = []
+        for name in ("status", "wchan", "stack"):
+            with suppress(OSError):
+                said.append(Path(f"/proc/{self.process.pid}/{name}").read_text())
+        return f"after {time.monotonic():.0f} s of this machine the agent is: {' '.join(said)}"
 
     def until_state(self, state: str) -> ev.State:
         found = self.until(lambda e: isinstance(e, ev.State) and e.state == state)

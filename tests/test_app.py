@@ -857,7 +857,7 @@ async def test_the_question_goes_when_there_is_nothing_left_to_ask() -> None:
     await with_agent(source, drive)
 
 
-@pytest.mark.parametrize("key", ["slash", "g", "i", "B", "q", "s", "e", "k", "L", "D", "t"])
+@pytest.mark.parametrize("key", ["slash", "g", "i", "B", "q", "s", "e", "k", "D", "t"])
 async def test_keys_typed_ahead_of_a_screen_are_the_screens(key: str, tmp_path: Path) -> None:
     """SSH sends what was typed in one piece: `r` behind `/` must not restart the program."""
     source = Scripted(*streams.header(), *streams.call())

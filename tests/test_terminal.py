@@ -298,7 +298,7 @@ def test_a_lost_agent_is_said(live: Terminal) -> None:
     pid = start(live, "sleep", "60")
     children = Path(f"/proc/{live.pid()}/task/{live.pid()}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
-    live.until("AGENT  LOST")
+    live.until("AGENT LOST")
     wait_for(lambda: process_state(pid) == "S", timeout=20)  # the guardian resumed it
     live.press("q")
     live.until("status=0")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.segment import Segment
-from textual import on, work
+from textual import events, on, work
 from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.color import Color
@@ -36,7 +36,7 @@ from tui.lab import ASLEEP, PYTHON
 from tui.options import Options
 from tui.pane import Pane
 from tui.puzzle import Claims, Comparison, Lab
-from tui.screens import Ask, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
+from tui.screens import Ask, Asking, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
 from tui.session import Session
 from tui.source import Live, Replay, Source
 from tui.views import call, find, history, puzzle, times
@@ -399,6 +399,11 @@ class Sockstep(App[None]):
                 then(result)
 
         self.push_screen(screen, given)
+
+    def on_key(self, event: events.Key) -> None:
+        """A key that nobody took. Typed ahead of a line to type in, it went to the screen below."""
+        if isinstance(self.screen, Asking) and event.is_printable and event.character:
+            self.screen.line.insert_text_at_cursor(event.character)
 
     # -- walking -------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from textual import events, on, work
+from textual import on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -171,14 +171,9 @@ class Line(Input):
 
 
 class Asking(Over[T]):
-    """A box with a line to type in. What is typed before it has the focus goes in there, too."""
+    """A box with a line to type in."""
 
     line = query_one(Line)
-
-    def on_key(self, event: events.Key) -> None:
-        if event.is_printable and event.character and self.focused is None:
-            self.line.insert_text_at_cursor(event.character)
-            event.stop()
 
 
 class Ask(Asking[str]):
