@@ -37,6 +37,7 @@ from recordings.stream import encode
 GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it had
 GRACE_LOST = 2.0  # the same where events were lost: what frees it may be among them
 SOON = 0.01  # seconds between two looks at what tells nobody that it is ready
+STANDS = 1.0  # seconds in which one that took a SIGSTOP stands, if no SIGCONT came
 _MEMBARRIER_CMD_GLOBAL, _SYS_MEMBARRIER = 1, 324
 
 
@@ -73,7 +74,7 @@ class Agent:
         self._freeze = freeze
         self._stdin: Stdin = stdin
         self._children: dict[int, int] = {}  # followed: pid → pidfd, taken at the fork
-        self._stopping: set[int] = set()  # of these, who took a SIGSTOP: about to stand
+        self._stopping: dict[int, float] = {}  # who took a SIGSTOP: looked at till then
         self._stood: set[int] = set()  # and who stands
         self._settled = False  # all is told of this program
         self._armed_hooks: set[str] = set()
@@ -234,12 +235,12 @@ class Agent:
             if self._attached is not None:
                 self._attached.follow(pid, False)
             if (pidfd := self._children.pop(pid, None)) is not None:
-                self._stopping.discard(pid)
+                self._stopping.pop(pid, None)
                 os.close(pidfd)
                 self._emit(ev.State(t=raw.t, pid=pid, state="exited"))
         while decoder.stops:
             if (pid := decoder.stops.pop()) in self._children:
-                self._stopping.add(pid)
+                self._stopping[pid] = time.monotonic() + STANDS
 
     def _drain_output(self) -> bool:
         data = self._tracee.output()
@@ -283,14 +284,13 @@ class Agent:
 
     def _look_after_children(self) -> None:
         """They are not ours to wait for: one that took a SIGSTOP is looked at until it stands."""
-        for pid in sorted(self._stopping):
-            try:
-                stat = Path(f"/proc/{pid}/stat").read_text()
-            except OSError:
-                self._stopping.discard(pid)  # its end is told by its own event
-                continue
-            if stat.rpartition(")")[2].split()[0] == "T":
-                self._stopping.discard(pid)
+        for pid, until in list(self._stopping.items()):
+            stat = ""
+            with contextlib.suppress(OSError):  # its end is told by its own event
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if stat in ("", "T") or time.monotonic() > until:
+                del self._stopping[pid]
+            if stat == "T":
                 assert self._attached is not None
                 self._attached.stop_everywhere(False)
                 state = ev.State(t=time.monotonic_ns(), pid=pid, state="stopped", signal=19)

@@ -89,7 +89,7 @@ class Tracee:
             modes[3] &= ~termios.ECHO
             termios.tcsetattr(slave, termios.TCSANOW, modes)
         self.unread = b""  # of its input
-        self._ends = False
+        self._ends, self._line = False, b"\n"  # whether it has an end; the last that came
         user = invoking_user()
         libc = ct.CDLL(None, use_errno=True)
 
@@ -206,8 +206,9 @@ class Tracee:
         """Give it more to read, and the end of it: what it takes now; the rest is `unread`."""
         self.unread += data
         self._ends |= end
-        if end and self._writes == self.master:
-            self.unread += _END if self.unread[-1:] in (b"", b"\n") else _END + _END
+        self._line = data[-1:] or self._line
+        if end and self._writes == self.master:  # amid a line the first only ends the line
+            self.unread += _END if self._line == b"\n" else _END + _END
         try:
             while self.unread:
                 self.unread = self.unread[os.write(self._writes, self.unread) :]

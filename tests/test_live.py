@@ -219,6 +219,7 @@ def test_a_followed_child_that_outlives_the_program_is_seen_to_its_end() -> None
     ("options", "typed", "wrote"),
     [
         ((), "a\n", "a\r\na\r\n"),
+        ((), "b", "bb"),
         (("--stdin=quiet",), "a\n", "a\r\n"),
         (("--stdin=pipe",), "a\nb", "a\r\nb"),
     ],
