@@ -280,9 +280,11 @@ STACKS = {
 
 
 def frames(story: Story, moment: Moment) -> list[str]:
-    """The functions of a moment's kernel stack, innermost first."""
+    """The functions of a moment's kernel stack, innermost first, up to the interrupt it is of."""
     assert isinstance(moment.event, ev.Step)
     lines = story.stacks[moment.event.stack] if moment.event.stack is not None else []
+    interrupt = next((n for n, line in enumerate(lines) if line.startswith("asm_")), len(lines))
+    lines = lines[:interrupt]  # beyond is what it came amid: a probe of ours, perhaps
     for line in lines:
         assert re.fullmatch(r"[\w.]+( \[\w+\])?\+0x[0-9a-f]+", line), line
     names = [line.partition("+")[0] for line in lines]

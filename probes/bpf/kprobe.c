@@ -101,6 +101,9 @@ EXIT(sock_alloc)
 		return 0;
 	}
 	call->socket = socket;
+	/* sock_alloc_inode's own probe missed it: its free is not that of who had the memory before. */
+	if (socket && !(call->marks & HAS_INODE))
+		own(socket - OFF_socket_alloc_socket, call, KIND_SOCKET);
 	struct event *e = begin(P_SOCK_ALLOC, call);
 	if (!e)
 		return 0;
