@@ -477,14 +477,17 @@ def test_calls_of_threads_never_mix(guest: Guest, backend: str) -> None:
     if not unseen:
         tids = Counter(call.enter.tid for call in story.calls.values())
         assert list(tids.values()) == [25] * 4
-    failed = {name: c for name, c in judge(story).checks.items() if c.status == "fail"}
-    assert failed == {}
+    failed = {name for name, c in judge(story).checks.items() if c.status == "fail"}
+    # Who was skipped at an allocation may have its cleanup told as that of the memory's last owner.
+    assert failed <= ({"linear_trace"} if unseen else set())
     for call in story.calls.values():
-        sockets = {m.snap.socket.at for m in call.moments if m.snap.socket}
-        assert len(sockets) == 1, "one call, one socket"
+        moments = [m for m in call.moments if not unseen or m.id in CALL_STEPS]
+        sockets = {m.snap.socket.at for m in moments if m.snap.socket}
+        assert len(sockets) <= 1, "one call, one socket"
+        assert sockets or unseen
         assert {m.event.tid for m in call.moments if m.id in CALL_STEPS} == {call.enter.tid}
-        bad = {id: c for id, c in story.steps(call).items() if c.status == "fail"}
-        assert bad == {}
+        bad = {id for id, c in story.steps(call).items() if c.status == "fail"}
+        assert bad == set()
     unreturned = sum(call.result is None for call in story.calls.values())
     if guest.name == "5.10" and backend == "kprobe":
         # 5.10 tracks as many returns of a function as it has CPUs, two, and forgets a third.
