@@ -199,9 +199,10 @@ def _on_functions(name: str, entry: ProbeKind, exit: ProbeKind) -> Backend:
         # RCU calls it in an interrupt: amid another kprobe's program its own is skipped, uncounted
         # before Linux 6.7. Then the free that it makes, with its stack, is what shows it.
         Point("FREE_SOCKET", "sock_free_inode", steps=("CLEANUP_SOCK_FREE_INODE",), injects=False),
-        Point("FREE_SOCK"),
+        # So may __sk_destruct be.
+        Point("FREE_SOCK", "__sk_destruct", steps=("CLEANUP_SK_DESTRUCT",), injects=False),
         Point("FREE_FILE"),
-        Point("FREE_KMALLOC"),
+        Point("FREE_KMALLOC", "__sk_destruct", steps=("CLEANUP_SK_DESTRUCT",), injects=False),
         Point("CLOSE", "sys_exit_close", "exit"),
         *_TASK_POINTS,
     ]  # fmt: skip
