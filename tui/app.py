@@ -360,10 +360,10 @@ class Sockstep(App[None]):
         return cut(badge, width)
 
     def _loss(self) -> str:
-        """How the agent ended, and what becomes of the program."""
+        """How the agent ended, and who looks after the program now (probes/guardian.py)."""
         why = self._lost_agent.removeprefix("the agent ended before the program did: ")
         there = not (isinstance(self.source, Live) and self.source.in_vm)
-        return f"{why}; a guardian resumes the program" if there and self._lives else why
+        return f"{why}; the program is left to its guardian" if there and self._lives else why
 
     def _hold_text(self, event: ev.Held) -> str:
         """How and where it is held, for how long now, and for how long at most."""
