@@ -77,7 +77,7 @@ class Agent:
         self._stopping: dict[int, float] = {}  # who took a SIGSTOP: looked at till then
         self._stood: set[int] = set()  # and who stands
         self._settled = False  # all is told of this program
-        self._armed_hooks: set[str] = set()
+        self._cgroup_armed = False
         self._limit_before: tuple[int, int] | None = None  # the soft limit; calls returned then
         self._done = False
         self._gone = False
@@ -108,7 +108,10 @@ class Agent:
         )
         self._decoder = self._new_decoder()
         if self._freeze:
-            marks = landmarks(self._backend, self._symbols, attached.btf, attached.arms_fd)
+            for hook in cmd.REFUSALS:  # no program can be loaded while the machine stands
+                with contextlib.suppress(OSError, AttachError):  # it is told when it is asked for
+                    attached.refuse(hook, 0, 0)
+            marks = landmarks(self._backend, self._symbols, attached)
             self._out.append(msgspec.json.encode(marks))
         attached.follow(self._tracee.pid)
         for id in self._stops:
@@ -476,11 +479,9 @@ class Agent:
         try:
             if command.hook not in (*cmd.REFUSALS, "cgroup"):
                 raise AttachError(f"nothing can be refused at {command.hook}")
-            cgroup = None
-            if command.hook == "cgroup" and "cgroup" not in self._armed_hooks:
-                cgroup = self._tracee.own_cgroup()
+            cgroup = self._tracee.own_cgroup() if command.hook == "cgroup" else None
             self._attached.refuse(command.hook, command.errno, command.times, cgroup)
-            self._armed_hooks.add(command.hook)
+            self._cgroup_armed |= cgroup is not None
         except AttachError as error:
             why = str(error)
         except OSError as error:
@@ -521,8 +522,8 @@ class Agent:
         if self._limit_before is not None and self._decoder.returned > self._limit_before[1]:
             self._tracee.limit(self._limit_before[0])
             self._limit_before = None
-        if "cgroup" in self._armed_hooks and not self._attached.refusals_left("cgroup"):
-            self._armed_hooks.discard("cgroup")
+        if self._cgroup_armed and not self._attached.refusals_left("cgroup"):
+            self._cgroup_armed = False
             self._emit(
                 ev.Inject(
                     t=time.monotonic_ns(), what="cgroup", pid=self._tracee.pid, hook="cgroup",
@@ -533,9 +534,8 @@ class Agent:
     def _disarm(self) -> None:
         """Nothing that was armed outlives its tracee."""
         assert self._attached is not None
-        for hook in self._armed_hooks:
-            self._attached.refuse(hook, 0, 0)
-        self._armed_hooks.clear()
+        self._attached.refuse_nothing()
+        self._cgroup_armed = False
         self._limit_before = None
         for point in self._backend.points:
             stop, _, _ = self._attached.armed(point.name)

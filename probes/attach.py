@@ -58,6 +58,7 @@ _OFFSETS = (
 # The immediates in kprobe.c's code that stand for a Planned's own constants.
 _POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
 ARM = struct.Struct("IIII")  # struct arm: stop, signo, times, pad
+REFUSAL = struct.Struct("Ii")  # struct refusal: times, error
 
 
 class AttachError(Exception):
@@ -213,7 +214,8 @@ class Attached:
         self._map_fds = [table.fd for table in self._maps.values()]
         self._programs: dict[str, list[int]] = {}  # probe → its copies
         self._links: list[int] = []
-        self._refusing: set[str] = set()
+        self.refusing: set[str] = set()  # the hooks that have programs
+        self._cgroup: Path | None = None  # the one that has
         self._holding: dict[str, bool] = {}  # hold points whose program is loaded → armed
         self._failure: Exception | None = None
         self._taken = 0
@@ -333,9 +335,9 @@ class Attached:
         stop, signo, times, _ = ARM.unpack(self._maps["arms"][key])
         return bool(stop), signo, times
 
-    @property
-    def arms_fd(self) -> int:
-        return self._maps["arms"].fd
+    def fd(self, name: str) -> int:
+        """The descriptor of a map."""
+        return self._maps[name].fd
 
     def stop_everywhere(self, yes: bool) -> None:
         self._maps["control"][bytes(4)] = int(yes).to_bytes(4, "little")
@@ -346,22 +348,26 @@ class Attached:
         Raises OSError or AttachError where this kernel does not allow it.
         """
         number = [*REFUSALS, "cgroup"].index(hook)
-        if hook not in self._refusing:
-            if cgroup is not None:
-                code = self._template("refuse_sock", {_POINT: number})
-                program = load(code, PROG_CGROUP_SOCK, CGROUP_INET_SOCK_CREATE)
-                self._links += [program, attach_cgroup(program, cgroup)]
-            else:
-                id = self.btf.function_id(hook) or 0
-                if not id:
-                    raise AttachError(f"this kernel's BTF has no function {hook}")
-                code = self._template("refuse", {_POINT: number})
-                for _ in range(COPIES):
-                    program = load(code, PROG_TRACING, MODIFY_RETURN, id)
-                    self._links += [program, attach_raw(program)]
-            self._refusing.add(hook)
+        if cgroup is not None and cgroup != self._cgroup:
+            code = self._template("refuse_sock", {_POINT: number})
+            program = load(code, PROG_CGROUP_SOCK, CGROUP_INET_SOCK_CREATE)
+            self._links += [program, attach_cgroup(program, cgroup)]
+            self._cgroup = cgroup
+        if cgroup is None and hook not in self.refusing:
+            id = self.btf.function_id(hook) or 0
+            if not id:
+                raise AttachError(f"this kernel's BTF has no function {hook}")
+            code = self._template("refuse", {_POINT: number})
+            for _ in range(COPIES):
+                program = load(code, PROG_TRACING, MODIFY_RETURN, id)
+                self._links += [program, attach_raw(program)]
+            self.refusing.add(hook)
         key = number.to_bytes(4, "little")
-        self._maps["refusals"][key] = struct.pack("Ii", times, errno)
+        self._maps["refusals"][key] = REFUSAL.pack(times, errno)
+
+    def refuse_nothing(self) -> None:
+        for number in range(len(REFUSALS) + 1):
+            self._maps["refusals"][number.to_bytes(4, "little")] = REFUSAL.pack(0, 0)
 
     def cannot_refuse(self) -> dict[str, str]:
         """Hook → why this kernel lets nobody refuse there."""
@@ -405,7 +411,7 @@ class Attached:
 
     def refusals_left(self, hook: str) -> int:
         key = [*REFUSALS, "cgroup"].index(hook).to_bytes(4, "little")
-        return int(struct.unpack("Ii", self._maps["refusals"][key])[0])
+        return int(REFUSAL.unpack(self._maps["refusals"][key])[0])
 
     def lost(self) -> dict[str, int]:
         """Events dropped so far, by what dropped them."""

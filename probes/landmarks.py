@@ -10,9 +10,8 @@ import os
 
 import msgspec
 
-from probes.attach import fields, offset
+from probes.attach import Attached, fields, offset
 from probes.backends import Backend
-from probes.btf import Btf
 from probes.kallsyms import Kallsyms
 
 # Where a function returns to that a kretprobe watches; the name differs between kernels.
@@ -22,7 +21,11 @@ CURRENT = ("current_task", "pcpu_hot")
 # Where a CPU spins until another has done something.
 SPINS = ("native_queued_spin_lock_slowpath", "smp_call_function_many_cond")
 # The tables for unwinding a stack: probes/vm/unwind.py.
-_ORC = ("_stext", "orc_lookup", "__start_orc_unwind_ip", "__start_orc_unwind")
+ORC = (
+    "_stext", "orc_lookup", "orc_lookup_end", "__start_orc_unwind_ip", "__start_orc_unwind",
+)  # fmt: skip
+# The kernel's kprobes, and what their handlers are that are no user's own: probes/vm/kprobes.py.
+_KPROBES = ("kprobe_table", "aggr_pre_handler", "pre_handler_kretprobe")
 
 _OFFSETS = (
     "task_struct.tgid", "task_struct.pid", "task_struct.tasks", "task_struct.files",
@@ -34,13 +37,15 @@ _OFFSETS = (
     "mount.mnt", "mount.mnt_parent", "mount.mnt_mountpoint", "vfsmount.mnt_root",
     "inode.i_mode", "inode.i_ino", "inode.i_count", "socket.sk", "socket.file",
     "socket_alloc.socket", "socket_alloc.vfs_inode", "sock.sk_rcu", "bpf_array.value",
-    "orc_entry.end",
+    "orc_entry.end", "kprobe.hlist", "kprobe.list", "kprobe.addr", "kprobe.pre_handler",
+    "kretprobe.kp", "kretprobe.handler",
 )  # fmt: skip
 
 
 class Landmarks(msgspec.Struct, tag_field="ev", tag="landmarks"):
     """`symbols`: name → address. `offsets`: "struct.field" → bytes. `fields`: as FIELDS, with their
-    offsets: (layer, name, offset, bytes). `arms`: the arming map, as agent pid and descriptor.
+    offsets: (layer, name, offset, bytes). `arms`, `refusals`: descriptors of these maps in the
+    process `agent`. `refusing`: the hooks whose refusals wait for nothing but the map.
     """
 
     symbols: dict[str, int]
@@ -49,6 +54,8 @@ class Landmarks(msgspec.Struct, tag_field="ev", tag="landmarks"):
     f_ref: bool
     agent: int
     arms: int
+    refusals: int
+    refusing: list[str]
 
 
 class Named(msgspec.Struct, tag_field="ev", tag="named"):
@@ -57,10 +64,11 @@ class Named(msgspec.Struct, tag_field="ev", tag="named"):
     names: dict[int, str]
 
 
-def landmarks(backend: Backend, symbols: Kallsyms, btf: Btf, arms: int) -> Landmarks:
+def landmarks(backend: Backend, symbols: Kallsyms, attached: Attached) -> Landmarks:
     """Of the running kernel. What it does not have is not in there."""
+    btf = attached.btf
     functions = [point.symbol for point in backend.points if point.steps]
-    names = [*functions, *TRAMPOLINES, *CURRENT, *_ORC, *SPINS, "init_task"]
+    names = [*functions, *TRAMPOLINES, *CURRENT, *ORC, *SPINS, *_KPROBES, "init_task"]
     split = (name.partition(".")[::2] for name in _OFFSETS)
     found = {f"{owner}.{path}": offset(btf, owner, path) for owner, path in split}
     return Landmarks(
@@ -71,5 +79,7 @@ def landmarks(backend: Backend, symbols: Kallsyms, btf: Btf, arms: int) -> Landm
         ],
         f_ref=btf.offset("file", "f_ref") is not None,
         agent=os.getpid(),
-        arms=arms,
+        arms=attached.fd("arms"),
+        refusals=attached.fd("refusals"),
+        refusing=sorted(attached.refusing),
     )

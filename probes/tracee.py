@@ -222,6 +222,8 @@ class Tracee:
 
     def own_cgroup(self) -> Path:
         """Move it into a cgroup of its own, until `leave_cgroup`. Raises OSError."""
+        if self._cgroups is not None:
+            return self._cgroups[0]
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         roots = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
         if not roots:

@@ -185,6 +185,32 @@ def test_a_limit_lowered_while_frozen_is_met_by_this_very_call(frozen: Agent) ->
     leak_free(frozen.story)
 
 
+@pytest.mark.parametrize(
+    ("step", "hook", "result"),
+    [
+        ("STEP_09", "security_sk_alloc", -errno.ENOMEM),
+        ("STEP_13", "security_socket_post_create", -errno.EACCES),
+        ("STEP_13", "security_file_alloc", -errno.EACCES),
+    ],
+)
+def test_what_is_refused_while_frozen_is_met_by_this_very_call(
+    frozen: Agent, step: str, hook: str, result: int
+) -> None:
+    restart(frozen, str(PROGRAMS / "sock"), "2", "1", "0", "2", "1", "0", stops=(step,))
+    hold = held(frozen)
+    assert hold is not None
+    assert (hold.point, hold.call) == (step, 1)
+    frozen.say(cmd.Refuse(hook=hook, errno=errno.EACCES), cmd.Continue())
+    while held(frozen) is not None:
+        frozen.say(cmd.Continue())
+    first, second = frozen.story.calls.values()
+    assert first.result == result
+    assert second.result == 3, "and by no other"
+    refused = [e for e in frozen.story.log if isinstance(e, ev.Inject)]
+    assert [(e.hook, e.armed, e.call) for e in refused] == [(hook, True, None), (hook, False, 1)]
+    leak_free(frozen.story)
+
+
 def leak_free(story: Story) -> None:
     assert story.ledger
     assert all(made.free is not None for made in story.ledger), story.ledger

@@ -250,6 +250,30 @@ def test_a_limit_waits_for_the_loader() -> None:
     assert all(made.free for made in story.ledger)
 
 
+def test_a_cgroup_refuses_as_often_as_it_is_asked_and_after_a_restart() -> None:
+    three = [str(PROGRAMS / "sock"), *("2", "1", "0") * 3]
+    with agent(*three) as running:
+        for _ in range(2):
+            running.until_state("stopped")
+            running.disarm()
+            running.say(cmd.Refuse(hook="cgroup"))
+            armed = running.until(lambda e: isinstance(e, ev.Inject))
+            assert isinstance(armed, ev.Inject)
+            if armed.why and "CI" not in os.environ:
+                pytest.skip(f"no cgroup of its own here: {armed.why}")
+            running.say(cmd.Arm(step="USER_EXEC", stop=True))
+            for _ in range(2):
+                running.say(cmd.Continue())
+                running.until_state("stopped")  # before the second call, at last
+            running.say(cmd.Refuse(hook="cgroup"), cmd.Arm(step="USER_EXEC", stop=False))
+            running.say(cmd.Continue())
+            story = running.until_end()
+            assert [call.result for call in story.calls.values()] == [-errno.EPERM, 3, -errno.EPERM]
+            assert all(made.free for made in story.ledger)
+            running.say(cmd.Restart(argv=three))
+            running.until(lambda e: isinstance(e, ev.Header))
+
+
 def test_a_backend_that_cannot_be_is_refused() -> None:
     needs_root()
     for backend, there in (("kprobe", has_kprobes()), ("fentry", may_load("tracing"))):

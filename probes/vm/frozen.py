@@ -1,12 +1,11 @@
 """Holds at every step: the whole machine stands, by QEMU's gdb stub (`--vm --hold=all`).
 
-`Frozen` stands in the stream between the app and the agent in the machine. It sets breakpoints on
-the functions of the steps, and when the tracee comes to one it freezes the machine, reads what is
-there, and tells: a `held` event like any other. Commands for a frozen machine are obeyed here, all
-others by the agent. The agent's own probes go on telling what they see, at the same places.
+`Frozen` stands in the stream between the app and the agent in the machine. The machine stops as the
+kernel in it is about to call one of the agent's probes. If it does so for the tracee, the machine
+stays frozen, and what is there is read and told: a `held` event like any other. Commands for a
+frozen machine are obeyed here, all others by the agent, whose probes go on telling what they see.
 
-A breakpoint at a function stops before the kernel calls the probe there, and one at the kretprobes'
-trampoline before it calls theirs: so what is armed while frozen lands at that very step.
+It stops before the probe: so what is armed while frozen lands at that very step.
 """
 
 from __future__ import annotations
@@ -21,10 +20,11 @@ from pathlib import Path
 import msgspec
 
 from probes.backends import BACKENDS, CLEANUPS, Backend, Point
-from probes.landmarks import SPINS, TRAMPOLINES, Landmarks, Named
+from probes.landmarks import SPINS, Landmarks, Named
 from probes.vm import AGENT_CPU
 from probes.vm.gdb import Gdb, GdbError, Stop
 from probes.vm.guest import Guest
+from probes.vm.kprobes import Kprobes, Place
 from probes.vm.unwind import Unwinder
 from recordings import commands as cmd
 from recordings import events as ev
@@ -250,8 +250,7 @@ class Frozen:
                     self._let_go()
                 self._forward(command)
             case cmd.Refuse() if held is not None:
-                self._note("what is refused is armed when the machine runs on: for the next call")
-                self._forward(command)
+                self._refuse(command)
             case _:
                 self._forward(command)
 
@@ -272,6 +271,20 @@ class Frozen:
             ev.Inject(
                 t=self._t, what="signal", pid=self._pid, signo=command.signo, step=step,
                 armed=not why, why=why,
+            )
+        )  # fmt: skip
+
+    def _refuse(self, command: cmd.Refuse) -> None:
+        """The hooks' programs are there and read the map; a cgroup's is not."""
+        if command.hook not in self._guest.marks.refusing:
+            self._note("what is refused is armed when the machine runs on: for the next call")
+            self._forward(command)
+            return
+        self._guest.refuse(command.hook, command.errno, command.times)
+        self._emit(
+            ev.Inject(
+                t=self._t, what="refusal", pid=self._pid, hook=command.hook,
+                errno=command.errno or None, armed=True,
             )
         )  # fmt: skip
 
@@ -296,58 +309,55 @@ class Frozen:
             self._unwinder = Unwinder(self._guest)
         else:
             self._gdb.interrupt()
-        self._trampoline = next(symbols[name] for name in TRAMPOLINES if name in symbols)
         self._points = {
             (point.symbol, "exit" if point.at == "exit" else "entry"): point
             for point in backend.points
             if point.steps and point.symbol in symbols
         }
-        self._functions = {symbols[symbol]: symbol for symbol, _ in self._points}
-        self._break_at(self._wanted())
+        functions = {symbol: symbols[symbol] for symbol, _ in self._points}
+        self._kprobes = Kprobes(self._guest, self._unwinder, functions)
+        self._silent: dict[int, Place] = {functions[name]: (name, "entry") for name in _SILENT}
+        self._stop_at(self._wanted())
         self._gdb.go()
 
     def _wanted(self) -> set[int]:
-        """The breakpoints that matter now: others' tasks should not be stopped for nothing."""
-        symbols, cleanup = self._guest.marks.symbols, {*CLEANUPS, *_SILENT}
-        names = {"__sys_socket", *_SILENT}
+        """What matters now: others' tasks should not be stopped for nothing."""
+        names = {"__sys_socket"}
         if self._calls:
-            names |= {symbol for symbol, _ in self._points} - cleanup
+            names |= {symbol for symbol, _ in self._points} - {*CLEANUPS, *_SILENT}
         if self._objects:
-            names |= set(CLEANUPS)
-        found = {symbols[name] for name in names if name in symbols}
-        if any(call.frames for call in self._calls.values()):
-            found.add(self._trampoline)
-        return found
+            names |= {*CLEANUPS, "do_exit"}
+        if self._begun:
+            names.add("get_signal")
+        places = {**self._kprobes.places, **self._silent}
+        return {at for at, (symbol, _) in places.items() if symbol in names}
 
-    def _break_at(self, wanted: set[int]) -> None:
+    def _stop_at(self, wanted: set[int]) -> None:
         assert self._gdb is not None
-        for address in wanted ^ self._set:
-            self._gdb.breakpoint(address, address in wanted)
+        for at in wanted ^ self._set:
+            set_one = self._gdb.breakpoint if at in self._silent else self._gdb.watch
+            set_one(at, at in wanted)
         self._set = wanted
 
     def _past(self, cpu: str) -> dict[str, int]:
-        """Take a CPU over the breakpoint at which it stands, if it does; its registers before.
-
-        A step, during which QEMU minds no breakpoint, costs all that it has translated: 20 ms.
-        """
+        """Take a CPU over the breakpoint at which it stands, if it does; its registers before."""
         assert self._gdb is not None
         registers = self._gdb.registers(cpu)
-        if registers["rip"] in self._set and not self._guest.skip(registers):
+        if registers["rip"] in self._silent:
             self._gdb.step(cpu)
         return registers
 
     def _stopped(self, stop: Stop) -> None:
         """The machine stands: at a point of the tracee's, or it goes on at once."""
         assert self._gdb is not None
-        registers = self._gdb.registers(stop.cpu)
         if self._held is not None:  # another task, while the agent is heard
             self._past(stop.cpu)
             others = [cpu for cpu in self._gdb.cpus if cpu != self._held.cpu]
             self._gdb.go(*others)
             return
         self._until = None
-        hit = self._hit(stop.cpu, registers)
-        self._break_at(self._wanted())
+        hit = self._hit(stop)
+        self._stop_at(self._wanted())
         if hit is None:
             self._past(stop.cpu)
             self._gdb.go()
@@ -367,7 +377,11 @@ class Frozen:
         if hit.point.name == "EXIT":
             self._returned(hit)
         self._past(hit.cpu)
+        assert self._gdb is not None
         self._ahead = hit.cpu, time.monotonic() + AHEAD
+        if hit.point.symbol == "iput":  # what is left RCU does, which waits for every CPU
+            self._gdb.go()
+            return
         self._only(SLICE, hit.cpu)
 
     def _returned(self, hit: _Hit) -> None:
@@ -379,29 +393,37 @@ class Frozen:
 
     # -- what a breakpoint means ---------------------------------------------------------
 
-    def _hit(self, cpu: str, registers: dict[str, int]) -> _Hit | None:
-        """The point that this CPU came to, for the tracee; None: something else."""
+    def _hit(self, stop: Stop) -> _Hit | None:
+        """The point that a CPU came to, for the tracee; None: something else."""
+        assert self._gdb is not None
         guest = self._guest
+        registers = self._gdb.registers(stop.cpu)
+        place = self._kprobes.places.get(stop.watched) or self._silent.get(registers["rip"])
+        if place is None:
+            return None
         task = guest.current(registers)
         pid, tid = guest.ids(task)
         mine = pid == self._pid
+        if stop.watched:
+            registers = self._kprobes.registers(place, registers)
+        symbol, at = place
         call = self._calls.get(tid) if mine else None
         ip = registers["rip"]
-        if ip == self._trampoline:
-            symbol, ip = self._returning(call, registers["rsp"])
-            point = self._points.get((symbol, "exit"))
+        if at == "exit":
+            if (caller := self._returning(call, symbol, registers["rsp"])) is None:
+                return None
+            ip = caller
         else:
-            symbol = self._functions.get(ip, "")
-            point = self._points.get((symbol, "entry"))
             if symbol == "__sys_socket" and mine:
                 self._begun = max(self._begun, self._newest) + 1
                 call = self._calls[tid] = _Call(self._begun)
             if call is not None and (symbol, "exit") in self._points:
                 slot = registers["rsp"]
                 call.frames.append((slot, symbol, guest.word(slot)))
+        point = self._points.get(place)
         if point is None:
             return None
-        hit = _Hit(cpu, task, pid, tid, point, 0, (0, 0, 0), registers, ip)
+        hit = _Hit(stop.cpu, task, pid, tid, point, 0, (0, 0, 0), registers, ip)
         if symbol in CLEANUPS:
             return self._cleanup(hit, symbol)
         if symbol in _SILENT:
@@ -409,14 +431,14 @@ class Frozen:
         return self._in_call(hit, call) if call is not None else None
 
     @staticmethod
-    def _returning(call: _Call | None, rsp: int) -> tuple[str, int]:
-        """The function that returned to the trampoline, and where to; "" if none that we know."""
-        for number, (slot, symbol, caller) in enumerate(call.frames if call is not None else ()):
-            if slot + 8 == rsp:
+    def _returning(call: _Call | None, symbol: str, rsp: int) -> int | None:
+        """Where a function has returned to; None: it was told of before, or is not of a call."""
+        for number, (slot, entered, caller) in enumerate(call.frames if call is not None else ()):
+            if (slot + 8, entered) == (rsp, symbol):
                 assert call is not None
                 del call.frames[number:]
-                return symbol, caller
-        return "", 0
+                return caller
+        return None
 
     def _in_call(self, hit: _Hit, call: _Call) -> _Hit | None:
         """What the program at this point makes of its arguments: see bpf/kprobe.c."""
@@ -622,19 +644,26 @@ class Frozen:
         self._pass(hit)
 
     def _let_go(self) -> None:
-        """Leave the machine to itself."""
+        """Leave the machine, which runs, to itself."""
         if self._gdb is not None:
             self._gdb.interrupt()
-            self._break_at(set())
-            self._gdb.detach()
+            self._part(self._gdb)
+
+    def _part(self, gdb: Gdb) -> None:
+        """From a machine that stands: it runs on."""
+        self._stop_at(set())
+        gdb.detach()
         self._gdb = self._landmarks = self._until = None
 
     def _give_up(self, why: str) -> None:
-        """The stub is gone, and most likely the machine. What the agent says still passes."""
-        if self._gdb is not None:
-            self._gdb.close()
+        """It could not be read, or it is gone. What the agent says still passes."""
+        gdb, self._held = self._gdb, None
+        if gdb is not None:
+            with contextlib.suppress(GdbError, OSError):
+                self._part(gdb)
+            gdb.close()
             self._note(f"the machine is not frozen any more: {why}")
-        self._gdb = self._landmarks = self._held = self._until = None
+        self._gdb = self._landmarks = self._until = None
 
 
 _SILENT = ("get_signal", "do_exit")  # points where the agent's program sends no signal

@@ -1,4 +1,4 @@
-"""A client of QEMU's gdb stub: stops a whole machine at breakpoints, and reads and writes it.
+"""A client of QEMU's gdb stub: stops a whole machine, and reads and writes its memory.
 
 The GDB remote serial protocol (GDB manual, appendix E), as much of it as that takes. A thread, to
 the stub, is a virtual CPU.
@@ -28,9 +28,12 @@ class GdbError(Exception):
 
 @dataclass(frozen=True)
 class Stop:
-    """The machine stands: `cpu`, its thread to the stub, came to a breakpoint, or was told to."""
+    """The machine stands: `cpu`, its thread to the stub, has read what is watched at the address
+    `watched`; 0: it came to a breakpoint, or was told to.
+    """
 
     cpu: str
+    watched: int
 
 
 class Gdb:
@@ -49,7 +52,6 @@ class Gdb:
         self.cpus = self.ask("qfThreadInfo").removeprefix("m").split(",")
         while (more := self.ask("qsThreadInfo")) != "l":
             self.cpus += more.removeprefix("m").split(",")
-        self.ask("qXfer:features:read:target.xml:0,100")  # else QEMU lets us write no register
         self._stops.clear()  # it was stopped by our coming
 
     @property
@@ -113,7 +115,7 @@ class Gdb:
         if answer[:1] != "T":
             return None
         pairs = dict(pair.partition(":")[::2] for pair in answer[3:].split(";") if pair)
-        return Stop(pairs.get("thread", "1"))
+        return Stop(pairs.get("thread", "1"), int(pairs.get("rwatch", "0"), 16))
 
     def _done(self, packet: str) -> None:
         if (answer := self.ask(packet)) != "OK":
@@ -138,16 +140,19 @@ class Gdb:
     def write(self, address: int, data: bytes) -> None:
         self._done(f"M{address:x},{len(data):x}:{data.hex()}")
 
-    def set_register(self, name: str, value: int) -> None:
-        """Of the CPU of the last `registers`."""
-        self._done(f"P{_NAMES.index(name):x}={value.to_bytes(8, 'little').hex()}")
+    def watch(self, address: int, on: bool) -> None:
+        """Stop the machine whenever the eight bytes at this address have been read.
+
+        After a breakpoint QEMU translates all code anew (10 to 20 ms); not so after this.
+        """
+        self._done(f"{'Z' if on else 'z'}3,{address:x},8")
 
     def breakpoint(self, address: int, on: bool) -> None:
-        """Stop the machine whenever an instruction at this address is about to run."""
+        """Stop the machine whenever the instruction at this address is about to run."""
         self._done(f"{'Z' if on else 'z'}1,{address:x},1")
 
     def step(self, cpu: str) -> None:
-        """One instruction of one CPU; the others stand. Twice QEMU drops all that it translated."""
+        """One instruction of one CPU, whatever breakpoint is there; the others stand."""
         self._send(f"vCont;s:{cpu}")
         self.wait()
 

@@ -9,12 +9,13 @@ import os
 import stat
 from collections.abc import Container
 
-from probes.attach import ARM
+from probes.attach import ARM, REFUSAL
 from probes.backends import Backend
 from probes.capture import count_of, number_or_pointer
 from probes.landmarks import CURRENT, Landmarks
 from probes.vm.gdb import Gdb, GdbError
 from recordings import events as ev
+from recordings.commands import REFUSALS
 
 _RLIMIT_NOFILE, _RLIMIT_SIZE = 7, 16
 _SIGACTION_SIZE, _SIG_DFL = 32, 0
@@ -30,7 +31,7 @@ class Guest:
         self.marks = marks
         self._gdb = gdb
         self._numbers = {point.name: number for number, point in enumerate(backend.points)}
-        self._arms: int | None = None
+        self._values: dict[int, int] = {}  # the agent's array maps
 
     def bytes(self, address: int, size: int) -> bytes:
         """Nothing where they cannot be read."""
@@ -42,35 +43,6 @@ class Guest:
     def field(self, base: int, name: str, size: int = 8) -> int:
         """A field, "struct.path", of the struct at `base`."""
         return self.word(base + self.marks.offsets[name], size) if base else 0
-
-    def skip(self, registers: dict[str, int]) -> bool:
-        """Do what the next instruction does, if it is one that a function begins with.
-
-        Of the CPU whose registers these are. False: it is another one, and nothing was done.
-        """
-        rip, rsp = registers["rip"], registers["rsp"]
-        code = self.bytes(rip, 8)
-        pushed: int | None = None
-        if code[:4] == b"\xf3\x0f\x1e\xfa":  # endbr64
-            rip += 4
-        elif code[:5] == b"\x0f\x1f\x44\x00\x00":  # nopl, where ftrace is off
-            rip += 5
-        elif code[:1] == b"\xe8":  # call: ftrace
-            pushed = rip + 5
-            rip += 5 + int.from_bytes(code[1:5], "little", signed=True)
-        elif code[:1] == b"\x6a":  # push imm8
-            rip, pushed = rip + 2, int.from_bytes(code[1:2], "little", signed=True)
-        elif code[:1] == b"\x68":  # push imm32
-            rip, pushed = rip + 5, int.from_bytes(code[1:5], "little", signed=True)
-        elif code[:1] == b"\x54":  # push %rsp
-            rip, pushed = rip + 1, rsp
-        else:
-            return False
-        if pushed is not None:
-            self._gdb.write(rsp - 8, (pushed % 2**64).to_bytes(8, "little"))
-            self._gdb.set_register("rsp", rsp - 8)
-        self._gdb.set_register("rip", rip % 2**64)
-        return True
 
     # -- tasks ---------------------------------------------------------------------------
 
@@ -123,18 +95,26 @@ class Guest:
         self._gdb.write(at, nofile.to_bytes(8, "little"))
         return before
 
-    # -- the arming map ------------------------------------------------------------------
+    # -- the agent's maps ----------------------------------------------------------------
 
     def arm(self, point: str, signo: int, times: int) -> None:
         """Have the program at a point send a signal to the task that comes there next."""
-        if self._arms is None:
-            agent = self._task(self.marks.agent)
-            table = self._file(agent, self.marks.arms) or 0
-            self._arms = self.field(table, "file.private_data")
-            self._arms += self.marks.offsets["bpf_array.value"]
-        at = self._arms + self._numbers[point] * ARM.size
+        at = self._array(self.marks.arms) + self._numbers[point] * ARM.size
         stop, *_ = ARM.unpack(self.bytes(at, ARM.size) or bytes(ARM.size))
         self._gdb.write(at, ARM.pack(stop, signo, times, 0))
+
+    def refuse(self, hook: str, errno: int, times: int) -> None:
+        """Have the programs at a hook refuse with −`errno`, the next `times` times."""
+        at = self._array(self.marks.refusals) + [*REFUSALS].index(hook) * REFUSAL.size
+        self._gdb.write(at, REFUSAL.pack(times, errno))
+
+    def _array(self, fd: int) -> int:
+        """Where the values are of an array map that the agent has this descriptor of."""
+        if fd not in self._values:
+            file = self._file(self._task(self.marks.agent), fd) or 0
+            array = self.field(file, "file.private_data")
+            self._values[fd] = array + self.marks.offsets["bpf_array.value"]
+        return self._values[fd]
 
     # -- files ---------------------------------------------------------------------------
 

@@ -7,9 +7,10 @@ asm/orc_lookup.h say what is where. Addresses only: the agent knows their names.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from probes.landmarks import ORC
 from probes.vm.guest import Guest
 
 MOST = 32  # frames
@@ -32,8 +33,7 @@ class _Orc:
 class Unwinder:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
-        names = ("_stext", "orc_lookup", "__start_orc_unwind_ip", "__start_orc_unwind")
-        self._tables = [guest.marks.symbols.get(name, 0) for name in names]
+        self._tables = [guest.marks.symbols.get(name, 0) for name in ORC]
         # Before 6.4 the type has two bits and counts from "call", and a bit says where it ends.
         self._old = "orc_entry.end" in guest.marks.offsets
         self._known: dict[int, _Orc | None] = {}
@@ -66,6 +66,27 @@ class Unwinder:
             found.append(ip)
         return found
 
+    def base(self, ip: int, sp: int, bp: int, until: Callable[[int], bool]) -> int | None:
+        """The stack pointer in the first caller that `until` says yes to; None: not found.
+
+        The callers return to where `until` is asked for.
+        """
+        for number in range(MOST):
+            orc = self._orc(ip if number == 0 else ip - 1)
+            before = self._before(orc, sp, bp) if orc is not None and orc.kind == "call" else None
+            if orc is None or before is None:
+                break
+            ip = self._guest.word(before - 8)
+            bp = self._bp(orc, before, bp)
+            sp = before
+            if until(ip):
+                return sp
+        return None
+
+    def knows(self, ip: int) -> bool:
+        """Whether the tables tell of an instruction."""
+        return self._orc(ip) is not None
+
     def _before(self, orc: _Orc, sp: int, bp: int) -> int | None:
         """The stack pointer of the caller, or where a struct pt_regs is."""
         match orc.sp_reg:  # ORC_REG_*
@@ -94,10 +115,10 @@ class Unwinder:
         return self._known[ip]
 
     def _found(self, ip: int) -> _Orc | None:
-        text, lookup, ips, entries = self._tables
-        if not all(self._tables) or not 0 <= ip - text < 1 << 30:
-            return None
+        text, lookup, end, ips, entries = self._tables
         block = lookup + (ip - text) // _BLOCK * 4
+        if not all(self._tables) or not lookup <= block < end - 4:
+            return None
         first, last = self._guest.word(block, 4), self._guest.word(block + 4, 4)
         data = self._guest.bytes(ips + first * 4, (last - first + 1) * 4)
         number = None
