@@ -17,16 +17,22 @@ MOST = 32  # frames
 _BLOCK = 256  # bytes of code for each word of orc_lookup
 _ENTRY = struct.Struct("<hhH")  # sp_offset, bp_offset, flags
 _BP_AT, _IP_AT, _CS_AT, _SP_AT = 32, 128, 136, 152  # in struct pt_regs
+# ORC_REG_*: what a frame is found by. The numbers are others since 6.17; that of the stack pointer,
+# by which the frame is found where a function begins, tells which.
+_NUMBERS = (
+    {1: "previous sp", 4: "bp", 5: "sp", 8: "at bp", 9: "at sp"},
+    {3: "sp", 4: "bp", 8: "previous sp", 9: "at sp", 10: "at bp"},
+)
 
 
 @dataclass(frozen=True)
 class _Orc:
-    """How to find the caller's frame. `kind`: "call", "regs", "partial", or "" where it ends."""
+    """How to find the caller's frame, by which of _NUMBERS. `kind`: "call", "regs", "partial"."""
 
     sp_offset: int
     bp_offset: int
-    sp_reg: int
-    bp_reg: int
+    sp_by: str
+    bp_by: str
     kind: str
 
 
@@ -37,6 +43,9 @@ class Unwinder:
         # Before 6.4 the type has two bits and counts from "call", and a bit says where it ends.
         self._old = "orc_entry.end" in guest.marks.offsets
         self._known: dict[int, _Orc | None] = {}
+        begins = self._entry(guest.marks.symbols["__sys_socket"])
+        number = begins[2] & 15 if begins is not None else 0
+        self._numbers = next((set for set in _NUMBERS if set.get(number) == "sp"), _NUMBERS[0])
 
     def frames(self, ip: int, sp: int, bp: int, returns: Mapping[int, int]) -> list[int]:
         """The addresses of a stack, innermost first: `ip` and where each function returns to.
@@ -89,22 +98,22 @@ class Unwinder:
 
     def _before(self, orc: _Orc, sp: int, bp: int) -> int | None:
         """The stack pointer of the caller, or where a struct pt_regs is."""
-        match orc.sp_reg:  # ORC_REG_*
-            case 4:  # BP
+        match orc.sp_by:
+            case "bp":
                 return bp + orc.sp_offset
-            case 5:  # SP
+            case "sp":
                 return sp + orc.sp_offset
-            case 8:  # BP_INDIRECT
+            case "at bp":
                 return self._guest.word(bp + orc.sp_offset)
-            case 9:  # SP_INDIRECT
+            case "at sp":
                 return self._guest.word(sp) + orc.sp_offset
         return None
 
     def _bp(self, orc: _Orc, before: int, bp: int) -> int:
-        match orc.bp_reg:
-            case 1:  # PREV_SP
+        match orc.bp_by:
+            case "previous sp":
                 return self._guest.word(before + orc.bp_offset)
-            case 4:  # BP
+            case "bp":
                 return self._guest.word(bp + orc.bp_offset)
         return bp
 
@@ -115,6 +124,16 @@ class Unwinder:
         return self._known[ip]
 
     def _found(self, ip: int) -> _Orc | None:
+        if (entry := self._entry(ip)) is None:
+            return None
+        sp_offset, bp_offset, flags = entry
+        if not (kind := _kind(flags, self._old)):
+            return None
+        by = self._numbers.get
+        return _Orc(sp_offset, bp_offset, by(flags & 15, ""), by(flags >> 4 & 15, ""), kind)
+
+    def _entry(self, ip: int) -> tuple[int, int, int] | None:
+        """sp_offset, bp_offset and flags of the table's entry for an instruction."""
         text, lookup, end, ips, entries = self._tables
         block = lookup + (ip - text) // _BLOCK * 4
         if not all(self._tables) or not lookup <= block < end - 4:
@@ -127,13 +146,7 @@ class Unwinder:
                 break
             number = first + i
         raw = self._guest.bytes(entries + number * 6, 6) if number is not None else b""
-        if not raw:
-            return None
-        sp_offset, bp_offset, flags = _ENTRY.unpack(raw)
-        kind = _kind(flags, self._old)
-        if not kind:
-            return None
-        return _Orc(sp_offset, bp_offset, flags & 15, flags >> 4 & 15, kind)
+        return _ENTRY.unpack(raw) if raw else None
 
 
 def _kind(flags: int, old: bool) -> str:
