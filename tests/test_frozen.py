@@ -148,6 +148,8 @@ def held_at_every_step(frozen: Agent, cut: bool = False) -> None:
                 stacks.add(place(hold))
     assert compared > 50
     untold = {*CALL[1:], *CLOSE, RCU} - stacks  # all but USER_EXEC's, where the probe reads none
+    if any(moment.id == RCU[0] for moment in story.calls[1].moments):
+        untold -= {RCU}  # by the free, where its own probe was skipped amid another one
     assert not untold, [moment.event for moment in story.calls[1].moments]
     assert [fd.number for fd in holds[0].fds] == [0, 1, 2]
     assert [fd.number for fd in holds[6].fds] == [0, 1, 2, 3]

@@ -177,7 +177,9 @@ def test_however_we_are_ended_qemu_is_too(number: str, running: bool) -> None:
         else:
             time.sleep(0.5)  # QEMU has read its files, and nobody in the guest can notice yet
         vm.send_signal(signal.Signals[number])
-        assert vm.wait(timeout=10) == -signal.Signals[number]
+        within(10, lambda: vm.poll() is not None)
+        vm.kill()  # if it has not ended by itself: else we would wait for it here, too
+        assert vm.wait() == -signal.Signals[number]
         assert within(1, lambda: ended(qemu))
         assert b"Traceback" not in vm.stderr.read()
 

@@ -294,10 +294,10 @@ class Frozen:
             self._limit = held.tid, held.task, before
         self._emit(ev.Inject(t=self._t, what="limit", pid=self._pid, limit=nofile, result=0))
 
-    # -- breakpoints ---------------------------------------------------------------------
+    # -- where it stops ------------------------------------------------------------------
 
     def _attach(self, backend: Backend) -> None:
-        """Break where the steps are. Nothing where the agent gave no landmarks."""
+        """Stop where the steps are. Nothing where the agent gave no landmarks."""
         if self._landmarks is None:
             return
         self._backend = backend
@@ -343,7 +343,7 @@ class Frozen:
         """Take a CPU over the breakpoint at which it stands, if it does; its registers before."""
         assert self._gdb is not None
         registers = self._gdb.registers(cpu)
-        if registers["rip"] in self._silent:
+        if registers["rip"] in self._set:
             self._gdb.step(cpu)
         return registers
 
@@ -360,7 +360,11 @@ class Frozen:
         self._stop_at(self._wanted())
         if hit is None:
             self._past(stop.cpu)
-            self._gdb.go()
+            cpu, end = self._ahead
+            if stop.cpu == cpu and time.monotonic() < end:
+                self._only(SLICE, cpu)
+            else:
+                self._gdb.go()
             return
         stops = [step for step in hit.point.steps if self._every or step in self._stops]
         if stops:
@@ -377,12 +381,13 @@ class Frozen:
         if hit.point.name == "EXIT":
             self._returned(hit)
         self._past(hit.cpu)
-        assert self._gdb is not None
-        self._ahead = hit.cpu, time.monotonic() + AHEAD
         if hit.point.symbol == "iput":  # what is left RCU does, which waits for every CPU
+            assert self._gdb is not None
+            self._ahead = "", 0.0
             self._gdb.go()
-            return
-        self._only(SLICE, hit.cpu)
+        else:
+            self._ahead = hit.cpu, time.monotonic() + AHEAD
+            self._only(SLICE, hit.cpu)
 
     def _returned(self, hit: _Hit) -> None:
         self._calls.pop(hit.tid, None)
@@ -391,7 +396,7 @@ class Frozen:
             self._guest.limit(task, before)
             self._limit = None
 
-    # -- what a breakpoint means ---------------------------------------------------------
+    # -- what a stop means ---------------------------------------------------------------
 
     def _hit(self, stop: Stop) -> _Hit | None:
         """The point that a CPU came to, for the tracee; None: something else."""

@@ -32,7 +32,8 @@ class Kprobes:
     """`places`: what is read as a probe is called → where that probe is.
 
     kprobe_ftrace_handler() reads kprobe.pre_handler, and kretprobe_rethook_handler() (before 6.0
-    __kretprobe_trampoline_handler()) kretprobe.handler: at times more than once.
+    __kretprobe_trampoline_handler()) kretprobe.handler: at times more than once. Where a probe is
+    skipped, as it comes amid another one, that is counted, and read for it too.
     """
 
     def __init__(self, guest: Guest, unwinder: Unwinder, functions: Mapping[str, int]) -> None:
