@@ -215,7 +215,7 @@ class Type(Asking[commands.Input]):
 
 
 class Inject(Over[commands.Command]):
-    """A signal, and where; or a failure of the next call that comes to it, and its errno."""
+    """A signal, and where; or a failure of the call that comes there next, and its errno."""
 
     TITLE_TEXT = "INJECT a signal or a failure"
     WAYS = "Enter chooses · Esc closes"
@@ -246,7 +246,9 @@ class Inject(Over[commands.Command]):
         }
 
     def inside(self) -> ComposeResult:
-        yield Label(Content("Signals first, then (End) failures of the next call. Enter chooses."))
+        yield Label(
+            Content("Signals first, then (End) failures of the call that comes there next.")
+        )
         failures = {hook: f"{hook}() says no, edge {REFUSALS[hook]}" for hook in self.HOOKS}
         failures |= {id: does for id, (does, _) in self.FAILURES.items()}
         with Horizontal():
