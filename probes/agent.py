@@ -481,7 +481,8 @@ class Agent:
                 raise AttachError(f"nothing can be refused at {command.hook}")
             cgroup = self._tracee.own_cgroup() if command.hook == "cgroup" else None
             self._attached.refuse(command.hook, command.errno, command.times, cgroup)
-            self._cgroup_armed |= cgroup is not None
+            if cgroup is not None:
+                self._cgroup_armed = command.times > 0
         except AttachError as error:
             why = str(error)
         except OSError as error:

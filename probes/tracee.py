@@ -231,10 +231,15 @@ class Tracee:
         lines = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
         now = next(line[3:] for line in lines if line.startswith("0::"))
         self._cgroups = Path(roots[0]) / f"sockstep-{self.pid}", Path(roots[0] + now)
-        os.write(self._guardian, f"cgroup {self._cgroups[0]} {self._cgroups[1]}\n".encode())
-        self._cgroups[0].mkdir()
-        (self._cgroups[0] / "cgroup.procs").write_text(str(self.pid))
-        return self._cgroups[0]
+        own = self._cgroups[0]
+        os.write(self._guardian, f"cgroup {own} {self._cgroups[1]}\n".encode())
+        try:
+            own.mkdir()
+            (own / "cgroup.procs").write_text(str(self.pid))
+        except OSError:
+            self.leave_cgroup()
+            raise
+        return own
 
     def leave_cgroup(self) -> None:
         """Back to where it was; its own cgroup is removed."""

@@ -142,9 +142,11 @@ def held_at_every_step(frozen: Agent, cut: bool = False) -> None:
                 compared += len(same)
                 assert int(hold.registers["rsp"], 16) > 1 << 63
                 live_stack = functions(story, hold.stack)
+                recorded_stack = functions(story, step.stack)
                 if cut:
-                    live_stack = live_stack[: len(functions(story, step.stack))]
-                assert live_stack == functions(story, step.stack), place(hold)
+                    assert recorded_stack or hold.at == "exit"
+                    live_stack = live_stack[: len(recorded_stack)]
+                assert live_stack == recorded_stack, place(hold)
                 stacks.add(place(hold))
     assert compared > 50
     untold = {*CALL[1:], *CLOSE, RCU} - stacks  # all but USER_EXEC's, where the probe reads none
@@ -232,6 +234,36 @@ def test_what_is_refused_while_frozen_is_met_by_this_very_call(
     assert second.result == 3, "and by no other"
     refused = [e for e in frozen.story.log if isinstance(e, ev.Inject)]
     assert [(e.hook, e.armed, e.call) for e in refused] == [(hook, True, None), (hook, False, 1)]
+    leak_free(frozen.story)
+
+
+def test_what_was_refused_in_vain_is_forgotten_with_the_program(frozen: Agent) -> None:
+    restart(frozen, SOCKET_TEST, stops=("STEP_09",))
+    assert held(frozen) is not None
+    frozen.say(cmd.Refuse(hook="security_socket_create", errno=errno.EACCES))  # it is past that
+    restart(frozen, SOCKET_TEST, stops=("STEP_17",))
+    assert held(frozen) is not None
+    frozen.say(cmd.Continue())
+    assert held(frozen) is None
+    assert frozen.story.calls[1].result == 3
+
+
+def test_held_where_a_signal_ends_it_and_where_it_exits(frozen: Agent) -> None:
+    restart(frozen, *LIVING, stops=("STEP_17", "CLEANUP_GET_SIGNAL", "CLEANUP_DO_EXIT"))
+    hold = held(frozen)
+    assert hold is not None
+    assert hold.point == "STEP_17"
+    frozen.say(cmd.Inject(signo=signal.SIGTERM), cmd.Continue())
+    hold = held(frozen)
+    assert hold is not None
+    assert (place(hold)[:2], hold.call) == (("CLEANUP_GET_SIGNAL", "get_signal"), 1)
+    assert signal.SIGTERM in (*hold.pending, *hold.shared)
+    frozen.say(cmd.Continue())
+    hold = held(frozen)
+    assert hold is not None
+    assert (place(hold)[:2], hold.call) == (("CLEANUP_DO_EXIT", "do_exit"), 1)
+    frozen.say(cmd.Continue())
+    assert held(frozen) is None
     leak_free(frozen.story)
 
 

@@ -264,7 +264,7 @@ def test_a_cgroup_refuses_as_often_as_it_is_asked_and_after_a_restart() -> None:
             running.say(cmd.Arm(step="USER_EXEC", stop=True))
             for _ in range(2):
                 running.say(cmd.Continue())
-                running.until_state("stopped")  # before the second call, at last
+                running.until_state("stopped")  # at last at the second call's end
             running.say(cmd.Refuse(hook="cgroup"), cmd.Arm(step="USER_EXEC", stop=False))
             running.say(cmd.Continue())
             story = running.until_end()

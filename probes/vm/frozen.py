@@ -223,8 +223,8 @@ class Frozen:
         return bool(data)
 
     def _obey(self, command: cmd.AnyCommand) -> None:
-        held = self._held
         self._no_longer()
+        held = self._held
         match command:
             case cmd.Arm():
                 (self._stops.add if command.stop else self._stops.discard)(command.step)
@@ -246,7 +246,7 @@ class Frozen:
                 self._thaw("detach")
                 self._no_longer()
                 self._forget(NOBODY)  # the end of this tracee is not held up
-                if isinstance(command, cmd.Detach):
+                if not isinstance(command, cmd.Restart):
                     self._let_go()
                 self._forward(command)
             case cmd.Refuse() if held is not None:
@@ -277,7 +277,8 @@ class Frozen:
     def _refuse(self, command: cmd.Refuse) -> None:
         """The hooks' programs are there and read the map; a cgroup's is not."""
         if command.hook not in self._guest.marks.refusing:
-            self._note("what is refused is armed when the machine runs on: for the next call")
+            if command.hook == "cgroup":
+                self._note("the cgroup is made when the machine runs on: for the next call")
             self._forward(command)
             return
         self._guest.refuse(command.hook, command.errno, command.times)
@@ -409,9 +410,13 @@ class Frozen:
         task = guest.current(registers)
         pid, tid = guest.ids(task)
         mine = pid == self._pid
-        if stop.watched:
-            registers = self._kprobes.registers(place, registers)
         symbol, at = place
+        if not mine and symbol not in CLEANUPS:
+            return None
+        if stop.watched and not (registers := self._kprobes.registers(place, registers)):
+            if mine:
+                raise GdbError(f"the registers at {symbol} were not found on its stack")
+            return None  # read by someone else, who looks at the kprobes
         call = self._calls.get(tid) if mine else None
         ip = registers["rip"]
         if at == "exit":
@@ -509,9 +514,9 @@ class Frozen:
     def _ending(self, hit: _Hit) -> _Hit | None:
         """A signal that ends the tracee is about to be taken, or it exits with an open socket."""
         files = [call for kind, call in self._objects.values() if kind == "file"]
-        hit.call = files[-1] if files else self._newest
+        hit.call = files[-1] if files else max(self._begun, self._newest)
         if hit.point.symbol == "get_signal":
-            return hit if self._newest and self._guest.dies(hit.task) else None
+            return hit if self._guest.dies(hit.task) else None
         return hit if files else None
 
     # -- holds ---------------------------------------------------------------------------
@@ -542,7 +547,9 @@ class Frozen:
         if now > end:
             self._no_longer()
             return
-        self._gdb.interrupt()
+        if (stop := self._gdb.interrupt()).watched:
+            self._stopped(stop)
+            return
         others = [other for other in self._gdb.cpus if other != self._agent]
         self._only(SLICE, *(others if self._waits(cpu) else [cpu]))
 
@@ -550,9 +557,11 @@ class Frozen:
         """Some CPUs have had their time: all stand if a task is held, else all run."""
         if self._until is None or self._gdb is None:
             return
-        self._gdb.interrupt()
+        stop = self._gdb.interrupt()
         self._until = None
-        if self._held is None:
+        if self._held is None and stop.watched:  # it is not read again
+            self._stopped(stop)
+        elif self._held is None:
             self._gdb.go()
         else:
             self._leave_others(self._held)
@@ -639,6 +648,10 @@ class Frozen:
         hit, self._held = self._held, None
         if hit is None or self._gdb is None:
             return
+        self._tell_released(hit, by)
+        self._pass(hit)
+
+    def _tell_released(self, hit: _Hit, by: ev.By) -> None:
         self._emit(
             ev.Released(
                 t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid, by=by,
@@ -646,7 +659,6 @@ class Frozen:
             )
         )  # fmt: skip
         self._emit(ev.State(t=self._t, pid=self._pid, state="running"))
-        self._pass(hit)
 
     def _let_go(self) -> None:
         """Leave the machine, which runs, to itself."""
@@ -662,11 +674,13 @@ class Frozen:
 
     def _give_up(self, why: str) -> None:
         """It could not be read, or it is gone. What the agent says still passes."""
-        gdb, self._held = self._gdb, None
+        gdb, hit, self._held = self._gdb, self._held, None
         if gdb is not None:
             with contextlib.suppress(GdbError, OSError):
                 self._part(gdb)
             gdb.close()
+            if hit is not None:
+                self._tell_released(hit, "detach")
             self._note(f"the machine is not frozen any more: {why}")
         self._gdb = self._landmarks = self._until = None
 

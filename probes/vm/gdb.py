@@ -160,10 +160,10 @@ class Gdb:
         """Let these CPUs run, or all; returns at once."""
         self._send(";".join(["vCont", *(f"c:{cpu}" for cpu in cpus)]) if cpus else "vCont;c")
 
-    def interrupt(self) -> None:
-        """Stop whatever runs."""
+    def interrupt(self) -> Stop:
+        """Stop whatever runs. If it stood by then, by itself, why it does."""
         self._socket.sendall(b"\x03")
-        self.wait()
+        return self.wait()
 
     def wait(self) -> Stop:
         """The next stop."""

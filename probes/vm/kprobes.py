@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterator, Mapping
 
 from probes.landmarks import TRAMPOLINES
-from probes.vm.gdb import GdbError
 from probes.vm.guest import Guest
 from probes.vm.unwind import Unwinder
 from recordings.events import At
@@ -20,6 +19,7 @@ Place = tuple[str, At]  # a function, and where in it: "entry" or "exit"
 _BUCKETS = 64  # of kprobe_table: KPROBE_TABLE_SIZE (kernel/kprobes.c)
 _MOST = 256  # kprobes in one list
 _ENDBR = 4  # bytes; where a function begins with it, its probe is after it
+_BEGINNING = 16  # bytes of a function: its probe is in there
 _TRAMPOLINE = 64  # bytes: the trampolines call their handlers before that
 _REGISTERS = (
     "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
@@ -74,7 +74,7 @@ class Kprobes:
             yield node - offset
 
     def registers(self, place: Place, cpu: Mapping[str, int]) -> dict[str, int]:
-        """The registers at the place, of the CPU whose own these are. Raises GdbError.
+        """The registers at the place, of the CPU whose own these are; {}: it is not there.
 
         They are what the probe is called with: the struct pt_regs that the kernel put on the stack
         as it came from the function, or from its return. It is the end of the frames since then.
@@ -82,10 +82,13 @@ class Kprobes:
         at = self._unwinder.base(cpu["rip"], cpu["rsp"], cpu["rbp"], self._came)
         data = self._guest.bytes(at, _PT_REGS.size) if at is not None else b""
         if not data:
-            raise GdbError(f"the registers at {place[0]} were not found on its stack")
+            return {}
         found = dict(zip(_REGISTERS, _PT_REGS.unpack(data), strict=True))
         if place[1] == "entry":
-            found["rip"] = self._functions[place[0]]
+            function = self._functions[place[0]]
+            if not 0 <= found["rip"] - function <= _BEGINNING:
+                return {}
+            found["rip"] = function
         return found
 
     def _came(self, ip: int) -> bool:
