@@ -111,7 +111,7 @@ class Agent:
             for hook in cmd.REFUSALS:  # no program can be loaded while the machine stands
                 with contextlib.suppress(OSError, AttachError):  # it is told when it is asked for
                     attached.refuse(hook, 0, 0)
-            marks = landmarks(self._backend, self._symbols, attached)
+            marks = landmarks(self._symbols, attached)
             self._out.append(msgspec.json.encode(marks))
         attached.follow(self._tracee.pid)
         for id in self._stops:

@@ -11,7 +11,6 @@ import os
 import msgspec
 
 from probes.attach import Attached, fields, offset
-from probes.backends import Backend
 from probes.kallsyms import Kallsyms
 
 # Where a function returns to that a kretprobe watches; the name differs between kernels.
@@ -64,10 +63,10 @@ class Named(msgspec.Struct, tag_field="ev", tag="named"):
     names: dict[int, str]
 
 
-def landmarks(backend: Backend, symbols: Kallsyms, attached: Attached) -> Landmarks:
+def landmarks(symbols: Kallsyms, attached: Attached) -> Landmarks:
     """Of the running kernel. What it does not have is not in there."""
     btf = attached.btf
-    functions = [point.symbol for point in backend.points if point.steps]
+    functions = [point.symbol for point in attached.backend.points if point.steps]
     names = [*functions, *TRAMPOLINES, *CURRENT, *ORC, *SPINS, *_KPROBES, "init_task"]
     split = (name.partition(".")[::2] for name in _OFFSETS)
     found = {f"{owner}.{path}": offset(btf, owner, path) for owner, path in split}

@@ -678,9 +678,9 @@ class Frozen:
         if gdb is not None:
             with contextlib.suppress(GdbError, OSError):
                 self._part(gdb)
+                if hit is not None:  # of a machine that is gone, nothing is known to run
+                    self._tell_released(hit, "detach")
             gdb.close()
-            if hit is not None:
-                self._tell_released(hit, "detach")
             self._note(f"the machine is not frozen any more: {why}")
         self._gdb = self._landmarks = self._until = None
 

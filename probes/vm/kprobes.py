@@ -31,7 +31,7 @@ _PT_REGS = struct.Struct(f"<{len(_REGISTERS)}Q")
 class Kprobes:
     """`places`: what is read as a probe is called → where that probe is.
 
-    kprobe_ftrace_handler() reads kprobe.pre_handler, and kretprobe_rethook_handler() (before 6.0
+    kprobe_ftrace_handler() reads kprobe.pre_handler, and kretprobe_rethook_handler() (in 5.10
     __kretprobe_trampoline_handler()) kretprobe.handler: at times more than once. Where a probe is
     skipped, as it comes amid another one, that is counted, and read for it too.
     """

@@ -17,8 +17,8 @@ MOST = 32  # frames
 _BLOCK = 256  # bytes of code for each word of orc_lookup
 _ENTRY = struct.Struct("<hhH")  # sp_offset, bp_offset, flags
 _BP_AT, _IP_AT, _CS_AT, _SP_AT = 32, 128, 136, 152  # in struct pt_regs
-# ORC_REG_*: what a frame is found by. The numbers are others since 6.17; that of the stack pointer,
-# by which the frame is found where a function begins, tells which.
+# ORC_REG_*: what a frame is found by. The numbers are others in 7.2 than in 6.12; that of the stack
+# pointer, by which the frame is found where a function begins, tells which they are.
 _NUMBERS = (
     {1: "previous sp", 4: "bp", 5: "sp", 8: "at bp", 9: "at sp"},
     {3: "sp", 4: "bp", 8: "previous sp", 9: "at sp", 10: "at bp"},
