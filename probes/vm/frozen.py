@@ -35,6 +35,7 @@ PATIENCE = 5.0  # seconds, at a hold, for the agent to tell of what came before
 ALONE = 0.5  # of these, how long its CPU alone runs for it, and not all but the tracee's
 NOBODY = -1  # no process
 AHEAD = 0.3  # seconds that the tracee's CPU runs before the agent's: the next step is mostly near
+LATE = 1.0  # seconds in which what a lost machine said comes
 SLICE = 0.02  # seconds between two looks at what the one CPU that runs is about
 OUT = 0.03  # seconds that a CPU has to come out of the kernel, where it may hold a lock
 _ERRORS = 2**64 - 4095  # a pointer from there on is an errno
@@ -107,6 +108,7 @@ class Frozen:
         self._t = 0
         self._names: dict[int, str] = {}
         self._stacks = 0
+        self._lost = False  # the machine stands, perhaps, and nothing makes it run
         self._forget(NOBODY)
 
     def _forget(self, pid: int) -> None:
@@ -119,7 +121,7 @@ class Frozen:
         self._owed: set[tuple[int, str | int]] = set()  # (tid, step): passed, not told of yet
         self._limit: tuple[int, int, int] | None = None  # tid, task, what to put back
         self._held: _Hit | None = None
-        self._nameless: list[int] = []  # the stack of the hold, until it is told
+        self._nameless: dict[int, list[int]] = {}  # id → a stack whose functions are not named yet
         self._until: float | None = None  # some CPUs run while the others stand, till then
         self._ahead = ("", 0.0)  # the tracee's CPU, and until when it runs before the agent's
         self._patient = 0.0  # until when the agent is heard, at a hold
@@ -141,7 +143,9 @@ class Frozen:
         while self._out in fds:
             watched = [*fds, *([self._gdb.fd] if self._gdb is not None else [])]
             timeout = None if self._until is None else max(0, self._until - time.monotonic())
-            ready = select.select(watched, [], [], timeout)[0]
+            ready = select.select(watched, [], [], LATE if self._lost else timeout)[0]
+            if self._lost and self._out not in ready:
+                break
             try:
                 if self._out in ready and not self._take():
                     fds.remove(self._out)
@@ -169,10 +173,13 @@ class Frozen:
             if line.startswith(_NAMED):
                 self._names |= msgspec.json.decode(line, type=Named).names
                 self._owed.discard(_NAMES)
-                self._tell_stack()
+                self._tell_stacks()
                 continue
             self._write(line)
-            self._note_line(line)
+            try:
+                self._note_line(line)
+            except GdbError as error:
+                self._give_up(str(error))
         return bool(data)
 
     def _note_line(self, line: bytes) -> None:
@@ -217,7 +224,7 @@ class Frozen:
                 except msgspec.DecodeError as error:
                     self._note(f"a command was not understood: {error}")
         if not data:
-            self._thaw("detach")
+            self._drop()
             self._let_go()
             os.close(self._into)
         return bool(data)
@@ -243,9 +250,7 @@ class Frozen:
             case cmd.Limit() if held is not None:
                 self._lower(command.nofile, held)
             case cmd.Restart() | cmd.Quit() | cmd.Detach():
-                self._thaw("detach")
-                self._no_longer()
-                self._forget(NOBODY)  # the end of this tracee is not held up
+                self._drop()
                 if not isinstance(command, cmd.Restart):
                     self._let_go()
                 self._forward(command)
@@ -393,6 +398,10 @@ class Frozen:
     def _returned(self, hit: _Hit) -> None:
         self._calls.pop(hit.tid, None)
         if self._limit is not None and self._limit[0] == hit.tid:
+            self._raise_limit()
+
+    def _raise_limit(self) -> None:
+        if self._limit is not None:
             _, task, before = self._limit
             self._guest.limit(task, before)
             self._limit = None
@@ -566,7 +575,7 @@ class Frozen:
         else:
             self._leave_others(self._held)
             self._owed.clear()
-            self._tell_stack()
+            self._tell_stacks(anyhow=-self._stacks)
 
     def _waits(self, cpu: str) -> bool:
         """Whether a CPU is idle, or spins until another does something."""
@@ -603,6 +612,7 @@ class Frozen:
         self._gdb.registers(hit.cpu)  # whose memory is read
         unset = {"type"} if point.name == "SOCK_ALLOC" else set()
         pending, shared, blocked = guest.signals(hit.task)
+        fds, fds_cut = guest.fds(hit.task)
         self._unwind(hit)
         self._emit(
             ev.Held(
@@ -611,7 +621,7 @@ class Frozen:
                 since=self._t, stack=-self._stacks,
                 snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
                 registers={name: hex(hit.registers[name]) for name in _SHOWN},
-                pending=pending, shared=shared, blocked=blocked, fds=guest.fds(hit.task),
+                pending=pending, shared=shared, blocked=blocked, fds=fds, fds_cut=fds_cut,
             )
         )  # fmt: skip
         where = f"the whole machine stands, at {point.symbol} {point.at}"
@@ -628,19 +638,25 @@ class Frozen:
         call = self._calls.get(hit.tid)
         returns = {slot: caller for slot, _, caller in call.frames} if call is not None else {}
         rsp, rbp = hit.registers["rsp"], hit.registers["rbp"]
-        self._nameless = self._unwinder.frames(hit.ip, rsp, rbp, returns)
-        if unknown := [at for at in self._nameless if at not in self._names]:
+        frames = self._nameless[-self._stacks] = self._unwinder.frames(hit.ip, rsp, rbp, returns)
+        if unknown := [at for at in frames if at not in self._names]:
             self._forward(cmd.Name(addresses=unknown))
             self._owed.add(_NAMES)
         else:
-            self._tell_stack()
+            self._tell_stacks()
 
-    def _tell_stack(self) -> None:
-        """A frame whose name did not come is told as its address."""
-        if self._nameless:
-            frames = [self._names.get(at, hex(at)) for at in self._nameless]
-            self._emit(ev.Stack(t=self._t, id=-self._stacks, frames=frames))
-            self._nameless = []
+    def _tell_stacks(self, anyhow: int = 0) -> None:
+        """Those that have their names; the one of the id `anyhow` without them too.
+
+        The agent cannot give them while its own CPU is the one that is held: it does afterwards.
+        """
+        for id, stack in list(self._nameless.items()):
+            frames = [self._names.get(at, hex(at)) for at in stack]
+            named = all(at in self._names for at in stack)
+            if named or id == anyhow:
+                self._emit(ev.Stack(t=self._t, id=id, frames=frames))
+            if named:
+                del self._nameless[id]
 
     def _thaw(self, by: ev.By) -> None:
         """The machine runs on."""
@@ -650,6 +666,22 @@ class Frozen:
             return
         self._tell_released(hit, by)
         self._pass(hit)
+
+    def _drop(self) -> None:
+        """The tracee is held up no more, come what may: the machine runs on."""
+        self._no_longer()
+        hit, gdb = self._held, self._gdb
+        if gdb is not None:
+            cpu = hit.cpu if hit is not None else gdb.interrupt().cpu
+            gdb.registers(cpu)  # whose memory is written
+            self._raise_limit()
+            if hit is not None:
+                self._tell_released(hit, "detach")
+        self._forget(NOBODY)
+        if gdb is not None:
+            self._past(cpu)
+            self._stop_at(self._wanted())
+            gdb.go()
 
     def _tell_released(self, hit: _Hit, by: ev.By) -> None:
         self._emit(
@@ -664,24 +696,26 @@ class Frozen:
         """Leave the machine, which runs, to itself."""
         if self._gdb is not None:
             self._gdb.interrupt()
-            self._part(self._gdb)
-
-    def _part(self, gdb: Gdb) -> None:
-        """From a machine that stands: it runs on."""
-        self._stop_at(set())
-        gdb.detach()
+            self._stop_at(set())
+            self._gdb.detach()
         self._gdb = self._landmarks = self._until = None
 
     def _give_up(self, why: str) -> None:
         """It could not be read, or it is gone. What the agent says still passes."""
         gdb, hit, self._held = self._gdb, self._held, None
+        text = f"the machine is not frozen any more: {why}"
         if gdb is not None:
-            with contextlib.suppress(GdbError, OSError):
-                self._part(gdb)
-                if hit is not None:  # of a machine that is gone, nothing is known to run
+            try:
+                with contextlib.suppress(GdbError):
+                    self._stop_at(set())
+                gdb.detach()
+                if hit is not None:
                     self._tell_released(hit, "detach")
-            gdb.close()
-            self._note(f"the machine is not frozen any more: {why}")
+            except GdbError:  # nothing is known to run
+                gdb.close()
+                self._lost = True
+                text = f"the machine is lost: {why}"
+        self._note(text)
         self._gdb = self._landmarks = self._until = None
 
 

@@ -62,9 +62,7 @@ class Gdb:
         """A stop that has come, without waiting for one."""
         if not self._stops:
             while select.select([self._socket], [], [], 0)[0]:
-                if not (data := self._socket.recv(1 << 16)):
-                    raise GdbError("the machine is gone")
-                self._buffer += data
+                self._more()
             if b"#" in self._buffer:  # not only the acknowledgement of what we sent
                 return self.wait()
         return self._stops.pop(0) if self._stops else None
@@ -74,12 +72,26 @@ class Gdb:
 
     # -- packets -------------------------------------------------------------------------
 
-    def _send(self, packet: str) -> None:
-        data = packet.encode()
+    def _say(self, data: bytes) -> None:
         try:
-            self._socket.sendall(b"$%s#%02x" % (data, sum(data) & 0xFF))
+            self._socket.sendall(data)
         except OSError as error:
             raise GdbError("the machine is gone") from error
+
+    def _more(self) -> None:
+        try:
+            chunk = self._socket.recv(1 << 16)
+        except TimeoutError:
+            raise GdbError("the machine does not answer") from None
+        except OSError:
+            chunk = b""
+        if not chunk:
+            raise GdbError("the machine is gone")
+        self._buffer += chunk
+
+    def _send(self, packet: str) -> None:
+        data = packet.encode()
+        self._say(b"$%s#%02x" % (data, sum(data) & 0xFF))
 
     def _receive(self) -> str:
         """The next packet, acknowledged."""
@@ -88,17 +100,9 @@ class Gdb:
             body, end, after = rest.partition(b"#")
             if start and end and len(after) >= 2:
                 self._buffer = after[2:]
-                self._socket.sendall(b"+")
+                self._say(b"+")
                 return body.decode("ascii", "replace")
-            try:
-                chunk = self._socket.recv(1 << 16)
-            except TimeoutError:
-                raise GdbError("the machine does not answer") from None
-            except OSError:
-                chunk = b""
-            if not chunk:
-                raise GdbError("the machine is gone")
-            self._buffer += chunk
+            self._more()
 
     def ask(self, packet: str) -> str:
         """Send a packet and return its answer. Stops that come in between are kept."""
@@ -162,7 +166,7 @@ class Gdb:
 
     def interrupt(self) -> Stop:
         """Stop whatever runs. If it stood by then, by itself, why it does."""
-        self._socket.sendall(b"\x03")
+        self._say(b"\x03")
         return self.wait()
 
     def wait(self) -> Stop:
