@@ -21,6 +21,7 @@ import re
 import shutil
 import struct
 import subprocess
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,12 +195,13 @@ def _unpack(image: bytes) -> bytes | None:
     packed = image[sectors * 512 + offset :][:length]
     (size,) = struct.unpack("<I", packed[-4:])  # the build puts it there for every format
     vmlinux = None
-    if packed.startswith(b"\xfd7zXZ"):
-        vmlinux = lzma.LZMADecompressor().decompress(packed)
-    elif packed.startswith(b"\x1f\x8b"):
-        vmlinux = gzip.decompress(packed)
-    elif packed.startswith(b"\x28\xb5\x2f\xfd"):
-        vmlinux = _unzstd(packed[:-4], size)
+    with contextlib.suppress(EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error):  # damaged
+        if packed.startswith(b"\xfd7zXZ"):
+            vmlinux = lzma.LZMADecompressor().decompress(packed)
+        elif packed.startswith(b"\x1f\x8b"):
+            vmlinux = gzip.decompress(packed)
+        elif packed.startswith(b"\x28\xb5\x2f\xfd"):
+            vmlinux = _unzstd(packed[:-4], size)
     return vmlinux if vmlinux and vmlinux.startswith(b"\x7fELF") else None
 
 
@@ -342,7 +344,10 @@ def _mirrors() -> tuple[str, str | None]:
     wanted = "$(REPO_URI) $(RELEASE) $(COMPONENT) $(ORIGIN)"
     found: dict[bool, str] = {}
     for line in _run(["apt-get", "indextargets", "--format", wanted]).splitlines():
-        uri, release, component, origin = line.split()
+        parts = line.split(" ", 3)
+        if len(parts) < 4:
+            continue
+        uri, release, component, origin = parts
         # apt knows the origin once it has read the lists. Its signature is checked in any case.
         debian = origin == "Debian" or (origin == "$(ORIGIN)" and "debian" in uri)
         if debian and component == "main" and not uri.startswith("cdrom:"):
