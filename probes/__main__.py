@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
+
+
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
 
 
 def main() -> int:
@@ -15,7 +23,7 @@ def main() -> int:
     agent.add_argument("--backend")
     agent.add_argument("--follow-forks", action="store_true")
     agent.add_argument(
-        "--hold", nargs="?", type=float, const=180.0, metavar="SECONDS",
+        "--hold", nargs="?", type=seconds, const=180.0, metavar="SECONDS",
         help="hold each call asleep in the kernel, so long at most (180)",
     )  # fmt: skip
     agent.add_argument(

@@ -8,7 +8,6 @@ import ctypes as ct
 import os
 import platform
 import select
-import selectors
 import signal
 import time
 from pathlib import Path
@@ -21,7 +20,7 @@ from probes.btf import BtfError
 from probes.capture import Decoder, Raw
 from probes.compile import CompileError
 from probes.doctor import cannot_attach, choose
-from probes.hold import MOST, Holds, Region
+from probes.hold import MOST, Holds
 from probes.hold import why_not as why_no_hold
 from probes.kallsyms import Kallsyms
 from probes.landmarks import Named, landmarks
@@ -38,7 +37,12 @@ GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it
 GRACE_LOST = 2.0  # the same where events were lost: what frees it may be among them
 SOON = 0.01  # seconds between two looks at what tells nobody that it is ready
 STANDS = 1.0  # seconds in which one that took a SIGSTOP stands, if no SIGCONT came
+LAST = 10.0  # seconds that a reader has for our last words
 _MEMBARRIER_CMD_GLOBAL, _SYS_MEMBARRIER = 1, 324
+
+
+class Interrupted(Exception):
+    """A signal ends us before anything has begun."""
 
 
 class Agent:
@@ -79,13 +83,14 @@ class Agent:
         self._settled = False  # all is told of this program
         self._cgroup_armed = False
         self._limit_before: tuple[int, int] | None = None  # the soft limit; calls returned then
-        self._done = False
-        self._gone = False
+        self._leaving = False  # this session ends, its tracee lives on if it lives
+        self._interruptible = False
         self._wake, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         for signo in (signal.SIGCHLD, signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(signo, self._on_signal)
         self._hold = None if hold is None else min(hold, MOST)
+        self._hold_at = set() if hold is None else set(HOLDS)  # wherever that can be
         self._cpus = os.sched_getaffinity(0)
         self._tracee = self._started(argv)
         self._symbols = Kallsyms()
@@ -102,10 +107,19 @@ class Agent:
                 os.sched_setaffinity(0, {AGENT_CPU})
 
     def run(self) -> int:
-        """The whole session; the exit status. Raises AttachError before any event was sent."""
-        attached = self._attached = Attached(
-            self._backend, self._symbols, self._raw, self._follow_forks
-        )
+        """The whole session; the exit status.
+
+        Raises AttachError or Interrupted before any event was sent.
+        """
+        self._interruptible = True
+        if self._leaving:
+            raise Interrupted(signal.SIGTERM)
+        try:
+            attached = Attached(self._backend, self._symbols, self._raw, self._follow_forks)
+        except OSError as error:
+            raise AttachError(f"the probes cannot be attached: {error.strerror}") from error
+        self._interruptible = False
+        self._attached = attached
         self._decoder = self._new_decoder()
         if self._freeze:
             for hook in cmd.REFUSALS:  # no program can be loaded while the machine stands
@@ -120,50 +134,39 @@ class Agent:
             attached, self._hold or 0, self._emit, lambda frames: self._decoder.named_stack(frames)
         )
         self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
-        why_no_hold = self._arm_holds()
         self._begin()
-        for event in why_no_hold:
-            self._emit(event)
-        with selectors.DefaultSelector() as selector:
-            for fd in (attached.ring_fd, self._wake, 0):
-                selector.register(fd, selectors.EVENT_READ)
-            selector.register(self._tracee.master, selectors.EVENT_READ)
-            more = False
-            watched: Region | None = None
-            while not self._done:
-                master = self._tracee.master
-                if self._holds.faulting is not watched:
-                    if watched is not None:
-                        selector.unregister(watched.fd)
-                    if (watched := self._holds.faulting) is not None:
-                        selector.register(watched.fd, selectors.EVENT_READ)
-                soon = SOON if self._stopping or self._tracee.unread else 1.0
-                timeout = 0 if more else self._holds.due(soon)
-                ready = {key.fd for key, _ in selector.select(timeout)}
-                more = attached.poll()
-                self._holds.look()
-                self._holds.tick()
-                if master in ready and not self._drain_output():
-                    selector.unregister(master)
-                if self._wake in ready:
-                    with contextlib.suppress(BlockingIOError):
-                        os.read(self._wake, 4096)
-                    self._look_after()
-                if 0 in ready:
-                    self._read_commands()
-                if self._done:
-                    break
-                self._tracee.feed()
-                self._look_after_children()
-                if self._tracee.exited and not self._children:
-                    self._settle()
-                self._after_calls()
-                self._count_lost()
-                self._flush()
-                if self._tracee.master != master:  # a restart
-                    with contextlib.suppress(KeyError):
-                        selector.unregister(master)
-                    selector.register(self._tracee.master, selectors.EVENT_READ)
+        silent: Tracee | None = None  # whose terminal was closed
+        more = False
+        while not self._leaving:
+            tracee, region = self._tracee, self._holds.faulting
+            fds = [attached.ring_fd, self._wake, 0]
+            if tracee is not silent:
+                fds.append(tracee.master)
+            if region is not None:
+                fds.append(region.fd)
+            soon = SOON if self._stopping or tracee.unread else 1.0
+            ready = _readable(fds, 0 if more else self._holds.due(soon))
+            more = attached.poll()
+            self._holds.look()
+            self._holds.tick()
+            if tracee is not silent and tracee.master in ready and not self._drain_output():
+                silent = tracee
+            if self._wake in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake, 4096)
+                self._look_after()
+            if 0 in ready:
+                self._read_commands()
+            if self._leaving:
+                break
+            self._tracee.feed()
+            self._look_after_children()
+            if self._tracee.exited and not self._children:
+                self._settle()
+            self._after_calls()
+            self._count_lost()
+            self._flush()
+        self._leave()
         return 0
 
     # -- what goes out -------------------------------------------------------------------
@@ -172,22 +175,28 @@ class Agent:
         self._out.append(encode(event))
 
     def _flush(self) -> None:
-        if self._out:
-            data = b"\n".join([*self._out, b""])
-            self._out.clear()
-            while data:
-                try:
-                    data = data[os.write(1, data) :]
-                except BlockingIOError:
-                    select.select([], [1], [])
-                except OSError:  # the app is gone
-                    self._done = True
-                    self._let_go()
-                    return
+        """Write it all. A reader that stands keeps no hold from its end, and us from leaving."""
+        data = b"\n".join([*self._out, b""]) if self._out else b""
+        self._out.clear()
+        while data:
+            try:
+                if select.select([], [1], [], self._holds.due(0.25))[1]:
+                    data = data[os.write(1, data[: select.PIPE_BUF]) :]
+                    continue
+            except BlockingIOError:
+                continue
+            except OSError:  # the app is gone
+                self._leaving = True
+                return
+            self._holds.tick()
+            if self._leaving:
+                self._out.insert(0, data.removesuffix(b"\n"))
+                return
 
     def _begin(self) -> None:
         """The header, what was attached, and where the tracee stands."""
         assert self._attached is not None
+        why_no_hold = self._arm_holds()
         now = time.monotonic_ns()
         self._emit(
             ev.Header(
@@ -210,6 +219,8 @@ class Agent:
                 why="before its first instruction",
             )
         )  # fmt: skip
+        for event in why_no_hold:
+            self._emit(event)
         self._flush()
 
     def _new_decoder(self) -> Decoder:
@@ -234,16 +245,19 @@ class Agent:
         while decoder.execs:
             self._holds.execed(decoder.execs.pop())
         while decoder.exits:
-            pid = decoder.exits.pop()
-            if self._attached is not None:
-                self._attached.follow(pid, False)
-            if (pidfd := self._children.pop(pid, None)) is not None:
-                self._stopping.pop(pid, None)
-                os.close(pidfd)
-                self._emit(ev.State(t=raw.t, pid=pid, state="exited"))
+            self._ended(decoder.exits.pop(), raw.t)
         while decoder.stops:
             if (pid := decoder.stops.pop()) in self._children:
                 self._stopping[pid] = time.monotonic() + STANDS
+
+    def _ended(self, pid: int, t: int) -> None:
+        """A process is no more: its number may be another's soon."""
+        if self._attached is not None:
+            self._attached.follow(pid, False)
+        if (pidfd := self._children.pop(pid, None)) is not None:
+            self._stopping.pop(pid, None)
+            os.close(pidfd)
+            self._emit(ev.State(t=t, pid=pid, state="exited"))
 
     def _drain_output(self) -> bool:
         data = self._tracee.output()
@@ -269,7 +283,8 @@ class Agent:
     def _look_after(self) -> None:
         while (state := self._tracee.wait()) is not None:
             assert self._attached is not None
-            self._attached.drain()  # what led to this state comes before it
+            if state.state != "running":
+                self._attached.drain()  # what led to this state comes before it
             if state.state == "stopped":
                 self._attached.stop_everywhere(False)
                 state.why = self._why_stopped(state)
@@ -282,11 +297,17 @@ class Agent:
             self._running = state.state == "running"
             if state.state == "exited":
                 self._holds.gone()
+                self._ended(state.pid, state.t)  # what told of it may be lost
                 if self._children:
                     self._note(f"{len(self._children)} of its children live on, and are followed")
 
     def _look_after_children(self) -> None:
         """They are not ours to wait for: one that took a SIGSTOP is looked at until it stands."""
+        assert self._attached is not None
+        if self._lossy and (ends := _readable([*self._children.values()], 0)):
+            self._attached.drain()  # what told of an end may be lost
+            for pid in [pid for pid, pidfd in self._children.items() if pidfd in ends]:
+                self._ended(pid, time.monotonic_ns())
         for pid, until in list(self._stopping.items()):
             stat = ""
             with contextlib.suppress(OSError):  # its end is told by its own event
@@ -294,7 +315,6 @@ class Agent:
             if stat in ("", "T") or time.monotonic() > until:
                 del self._stopping[pid]
             if stat == "T":
-                assert self._attached is not None
                 self._attached.stop_everywhere(False)
                 state = ev.State(t=time.monotonic_ns(), pid=pid, state="stopped", signal=19)
                 state.why = self._why_stopped(state)
@@ -322,7 +342,7 @@ class Agent:
         libc = ct.CDLL(None)
         self._count_lost()
         deadline = time.monotonic() + (GRACE_LOST if self._lossy else GRACE)
-        while self._decoder.live and time.monotonic() < deadline:
+        while self._decoder.live and time.monotonic() < deadline and not self._leaving:
             libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)  # synchronize_rcu()
             self._attached.drain()
             time.sleep(0.005)
@@ -360,18 +380,18 @@ class Agent:
 
     def _on_signal(self, signo: int, _frame: object) -> None:
         if signo != signal.SIGCHLD:
-            self._done = True
-            self._let_go()
+            self._leaving = True
+            if self._interruptible:
+                raise Interrupted(signo)
 
     def _read_commands(self) -> None:
         data = os.read(0, 65536)
         if not data:  # the app is gone
-            self._done = True
-            self._let_go()
+            self._leaving = True
             return
         *lines, self._input = (self._input + data).split(b"\n")
         for line in lines:
-            if line.strip() and not self._done:
+            if line.strip() and not self._leaving:
                 try:
                     self._obey(self._commands.decode(line))
                 except msgspec.DecodeError as error:
@@ -392,6 +412,8 @@ class Agent:
             case cmd.HoldAt():
                 if why := self._holds.arm(command.point, command.on):
                     self._note(why)
+                else:
+                    (self._hold_at.add if command.on else self._hold_at.discard)(command.point)
             case cmd.Pause() if self._holds.any:
                 self._note("it is held, asleep in the kernel: a stop would come at its return")
             case cmd.Next() | cmd.Continue() if self._stood or not self._tracee.exited:
@@ -418,11 +440,10 @@ class Agent:
             case cmd.Restart():
                 self._restart(command.argv or self._argv)
             case cmd.Detach():
-                self._done = True
-                self._let_go()
+                self._leaving = True
             case cmd.Quit():
                 self._kill()
-                self._done = True
+                self._leaving = True
             case _:
                 self._note("the tracee has exited: restart it first")
 
@@ -510,6 +531,7 @@ class Agent:
         """`before`: the limit until now, or −errno."""
         if before >= 0 and self._limit_before is None:
             self._limit_before = before, self._decoder.returned
+            self._tracee.guard_limit(before)
         self._emit(
             ev.Inject(
                 t=time.monotonic_ns(), what="limit", pid=self._tracee.pid, limit=nofile,
@@ -521,8 +543,7 @@ class Agent:
         """What an injection does for one call only is undone when that call has returned."""
         assert self._attached is not None
         if self._limit_before is not None and self._decoder.returned > self._limit_before[1]:
-            self._tracee.limit(self._limit_before[0])
-            self._limit_before = None
+            self._raise_limit()
         if self._cgroup_armed and not self._attached.refusals_left("cgroup"):
             self._cgroup_armed = False
             self._emit(
@@ -531,6 +552,13 @@ class Agent:
                     call=self._decoder.last_call, result=0,
                 )
             )  # fmt: skip
+
+    def _raise_limit(self) -> None:
+        """To what it was before it was lowered."""
+        if self._limit_before is not None:
+            self._tracee.limit(self._limit_before[0])
+            self._tracee.guard_limit(None)
+            self._limit_before = None
 
     def _disarm(self) -> None:
         """Nothing that was armed outlives its tracee."""
@@ -543,11 +571,11 @@ class Agent:
             self._attached.arm(point.name, stop=stop)
 
     def _arm_holds(self) -> list[ev.Event]:
-        """Hold wherever that can be, if holds were asked for; what there is to say of the rest."""
-        if self._hold is None:
+        """Hold where it was asked for; what there is to say of where that cannot be."""
+        if not self._hold_at:
             return []
         why = self._tracee.why_no_region or why_no_hold()
-        whys = {point: why or self._holds.arm(point, True) for point in HOLDS}
+        whys = {p: why or self._holds.arm(p, True) for p in HOLDS if p in self._hold_at}
         events: list[ev.Event] = [
             ev.Blind(t=time.monotonic_ns(), step=point, why=text)
             for point, text in whys.items()
@@ -562,11 +590,11 @@ class Agent:
         self._signal_children(signal.SIGKILL)
         if not self._tracee.exited:
             self._tracee.send(signal.SIGKILL)
-            select.select([self._tracee.pidfd], [], [], 5)
+            _readable([self._tracee.pidfd], 5)
             self._look_after()
         assert self._attached is not None
         for pidfd in [*self._children.values()]:
-            select.select([pidfd], [], [], 1)
+            _readable([pidfd], 1)
         self._attached.drain()
         self._settle()
 
@@ -595,7 +623,7 @@ class Agent:
         except TraceeError as error:
             self._note(str(error))
             self._emit(ev.End(t=time.monotonic_ns(), why=str(error)))
-            self._done = True
+            self._leaving = True
             return
         self._argv = argv
         self._settled = False
@@ -603,23 +631,32 @@ class Agent:
         self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
         self._begin()
 
-    def _let_go(self) -> None:
-        """Take the probes away, resume the tracee, leave it to its guardian."""
-        if self._gone:  # a signal came while we did so
-            return
-        self._gone = True
-        if self._attached is not None:
-            self._holds.let_go()
-            self._attached.drain()
-            self._attached.close()
-        if not self._tracee.exited:
+    def _leave(self) -> None:
+        """Take the probes away, resume the tracee if it lives, leave it to its guardian."""
+        assert self._attached is not None
+        self._holds.let_go()
+        self._attached.close()
+        self._attached.drain()
+        self._count_lost()
+        alive = not self._tracee.exited
+        if alive:
+            self._raise_limit()
             now = time.monotonic_ns()
             self._emit(ev.State(t=now, pid=self._tracee.pid, state="running", why="detached"))
             self._emit(ev.End(t=now, why="detached"))
-        self._tracee.close(detach=not self._tracee.exited or bool(self._children))
-        with contextlib.suppress(OSError):
-            os.write(1, b"\n".join([*self._out, b""]))
-        self._out.clear()
+        self._tracee.close(detach=alive or bool(self._children))
+        end = time.monotonic() + LAST
+        self._flush()
+        while self._out and time.monotonic() < end:
+            self._flush()
+
+
+def _readable(fds: list[int], seconds: float) -> set[int]:
+    """Those that can be read, or have ended, within that time. (select(2) takes 1024 at most.)"""
+    watched = select.poll()
+    for fd in fds:
+        watched.register(fd, select.POLLIN)
+    return {fd for fd, _ in watched.poll(seconds * 1000)}
 
 
 def main(
@@ -637,3 +674,6 @@ def main(
     except (AttachError, BtfError, CompileError):
         agent.abandon()
         raise
+    except Interrupted as interrupted:
+        agent.abandon()
+        return 128 + int(interrupted.args[0])

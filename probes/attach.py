@@ -304,7 +304,7 @@ class Attached:
     def poll(self) -> bool:
         """Hand what waits in the ring buffer to the sink, BATCH events at most.
 
-        True if more may wait: a tracee faster than us must not keep us here for ever.
+        True if more may wait.
         """
         self._taken = 0
         self._ring.consume()
@@ -313,9 +313,13 @@ class Attached:
         return self._taken >= BATCH
 
     def drain(self) -> None:
-        """Hand everything that waits to the sink; for when the tracee does not run."""
-        while self.poll():
-            pass
+        """Hand everything that waits to the sink; what comes meanwhile, perhaps.
+
+        No more than the ring has room for: a tracee faster than us must not keep us here for ever.
+        """
+        for _ in range(RING_PAGES * 4096 // ct.sizeof(Raw) // BATCH + 1):
+            if not self.poll():
+                break
 
     def follow(self, pid: int, yes: bool = True) -> None:
         key = pid.to_bytes(4, "little")

@@ -4,11 +4,12 @@
 
 A process of its own, with the standard library only, so that no way the agent can die takes it
 along. The agent holds the other end of PIPE: a line "PID" names one more process to look after,
-"cgroup OWN BEFORE" a cgroup to remove after moving its tasks, "done" sends the guardian home, and
-end-of-file means the agent died or detached. The probes die
-with the agent, but a SIGSTOP that one of them just sent may arrive after our first SIGCONT: so
-the tracee is watched for a moment. As long as it lives its terminal is read and its output
-dropped: without a reader it would block, and a closed terminal would kill it with SIGHUP.
+"cgroup OWN BEFORE" a cgroup to remove after moving its tasks, "limit SOFT" the RLIMIT_NOFILE that
+PID had before it was lowered (-1: it has it again), "done" sends the guardian home, and end-of-file
+means the agent died or detached. The probes die with the agent, but a SIGSTOP that one of them just
+sent may arrive after our first SIGCONT: so the tracee is watched for a moment. As long as it lives
+its terminal is read and its output dropped: without a reader it would block, and a closed terminal
+would kill it with SIGHUP.
 
 UFFD, BASE and LENGTH are of the memory that the tracee is held by, inside the kernel (hold.py). A
 dying agent closes its probes, and the kernel then waits for every task that is held: for ever, if
@@ -19,6 +20,7 @@ that is about to die has PF_EXITING set.
 import contextlib
 import fcntl
 import os
+import resource
 import select
 import signal
 import struct
@@ -77,6 +79,13 @@ def dissolve(own: str, before: str) -> None:
         os.rmdir(own)
 
 
+def raise_limit(pid: int, pidfd: int, soft: int) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+        if not select.select([pidfd], [], [], 0)[0]:  # the number is still this process's
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def drain(master: int, pidfd: int) -> None:
     while not select.select([pidfd], [], [], 0)[0]:
         if select.select([master, pidfd], [], [], 60)[0]:
@@ -93,6 +102,7 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
         signal.signal(signo, signal.SIG_IGN)
     tracees = {pid: os.pidfd_open(pid)}
     cgroups: list[str] = []
+    limit = -1
     buffer = b""
     agent = os.getppid()
     while True:
@@ -110,11 +120,16 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
             if line.startswith(b"cgroup "):
                 cgroups = line.decode().split()[1:]
                 continue
+            if line.startswith(b"limit "):
+                limit = int(line.split()[1])
+                continue
             with contextlib.suppress(OSError, ValueError):
                 tracees[int(line)] = os.pidfd_open(int(line))
     if held_by:
         let_go(*held_by)
         os.close(held_by[0])
+    if limit >= 0:
+        raise_limit(pid, tracees[pid], limit)
     resume(tracees)
     if cgroups:
         dissolve(*cgroups)

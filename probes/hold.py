@@ -339,6 +339,7 @@ class Holds:
         start = held.start
         first = not any(other.told for other in self._held.values())
         facts = _Task(start.pid, start.tid)
+        fds, fds_cut = facts.fds()
         if not held.spinning:
             facts.wait_until_asleep()
         status = facts.status()
@@ -350,8 +351,8 @@ class Holds:
                 tid=start.tid, state=status.get("State", "")[:1], wchan=facts.wchan(),
                 stack=self._stack(stack) if stack else None,
                 pending=_signals(status.get("SigPnd")), shared=_signals(status.get("ShdPnd")),
-                blocked=_signals(status.get("SigBlk")), fds=facts.fds(), snap=start.snap,
-                module=start.module, since=start.t,
+                blocked=_signals(status.get("SigBlk")), fds=fds, fds_cut=fds_cut,
+                snap=start.snap, module=start.module, since=start.t,
                 until=time.monotonic_ns() + int((held.deadline - time.monotonic()) * 1e9),
             )
         )  # fmt: skip
@@ -473,14 +474,18 @@ class _Task:
         lines = self._read("stack").splitlines()
         return [line.partition("] ")[2].rpartition("/")[0] or line for line in lines]
 
-    def fds(self) -> list[ev.Open]:
+    def fds(self) -> tuple[list[ev.Open] | None, bool]:
+        """The lowest of its open descriptors; whether there are more."""
         found = []
-        with contextlib.suppress(OSError):
-            for name in sorted(os.listdir(self._process / "fd"), key=int)[:MAX_FDS]:
-                with contextlib.suppress(OSError):
-                    to = os.readlink(self._process / "fd" / name)
-                    found.append(ev.Open(number=int(name), to=to))
-        return found
+        try:
+            names = sorted(os.listdir(self._process / "fd"), key=int)
+        except OSError:
+            return None, False
+        for name in names[:MAX_FDS]:
+            with contextlib.suppress(OSError):
+                to = os.readlink(self._process / "fd" / name)
+                found.append(ev.Open(number=int(name), to=to))
+        return found, len(names) > MAX_FDS
 
 
 def _signals(mask: str | None) -> list[int]:

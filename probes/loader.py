@@ -18,9 +18,16 @@ from probes.hold import Registers, ptrace
 
 _AT_BASE, _AT_ENTRY = 7, 9  # include/uapi/linux/auxvec.h
 _CONT, _GETREGS, _SETREGS, _DETACH, _PEEKTEXT, _POKETEXT = 7, 12, 13, 17, 1, 4
-_SEIZE = 0x4206
+_SEIZE, _EXITKILL = 0x4206, 1 << 20  # should we die, it would meet the breakpoint
 _EVENT_STOP = 128
 _INT3 = 0xCC
+
+
+class _Died(Exception):
+    """The process did; `status`: as wait(2) gives it."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
 
 
 def entry_point(pid: int) -> int | None:
@@ -34,26 +41,37 @@ def entry_point(pid: int) -> int | None:
     return vector.get(_AT_ENTRY) if vector.get(_AT_BASE) else None
 
 
-def past_loader(pid: int, entry: int, do: Callable[[], None]) -> None:
+def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
     """Resume a process that stands before its first instruction, `do` at `entry`, and let it run.
 
-    If a signal comes before, or it cannot be traced, `do` is done then. It may die on the way.
+    If a signal comes before, or it cannot be traced, `do` is done then. If it dies on the way: its
+    wait status.
     """
     try:
-        ptrace(_SEIZE, pid)
+        ptrace(_SEIZE, pid, 0, _EXITKILL)
     except OSError:
         do()
         os.kill(pid, signal.SIGCONT)
-        return
-    with contextlib.suppress(OSError):
-        os.waitpid(pid, 0)
+        return None
+    signo = 0
+    try:
+        _, status = os.waitpid(pid, 0)
+        if not os.WIFSTOPPED(status):
+            raise _Died(status)
         word = ptrace(_PEEKTEXT, pid, entry)
         ptrace(_POKETEXT, pid, entry, word & ~0xFF | _INT3)
         os.kill(pid, signal.SIGCONT)
         signo = _run_to(pid, entry)
         ptrace(_POKETEXT, pid, entry, word)
         do()
-        ptrace(_DETACH, pid, 0, signo)
+    except _Died as died:
+        return died.status
+    except OSError:  # it is being killed
+        os.kill(pid, signal.SIGCONT)
+    finally:
+        with contextlib.suppress(OSError):
+            ptrace(_DETACH, pid, 0, signo)
+    return None
 
 
 def _run_to(pid: int, entry: int) -> int:
@@ -63,7 +81,7 @@ def _run_to(pid: int, entry: int) -> int:
         ptrace(_CONT, pid, 0, signo)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSTOPPED(status):
-            raise ProcessLookupError
+            raise _Died(status)
         signo = os.WSTOPSIG(status)
         if status >> 16 == _EVENT_STOP or signo == signal.SIGCONT:
             signo = 0  # of the stop that it comes from

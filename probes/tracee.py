@@ -135,6 +135,7 @@ class Tracee:
         self.exited = False
         self._limit: int | None = None  # to be set when the dynamic loader is done
         self._began = False  # it has run its first instruction
+        self._end: int | None = None  # its wait status, where that was waited for already
 
     def _guard(self) -> int:
         """A process that outlives us: resumes the tracee should we die, and keeps its terminal.
@@ -162,6 +163,11 @@ class Tracee:
         with contextlib.suppress(OSError):
             os.write(self._guardian, f"{pid}\n".encode())
 
+    def guard_limit(self, soft: int | None) -> None:
+        """Have the guardian put back this soft RLIMIT_NOFILE; None: it is as it was."""
+        with contextlib.suppress(OSError):
+            os.write(self._guardian, f"limit {-1 if soft is None else soft}\n".encode())
+
     def send(self, signo: int) -> int:
         """Send a signal; 0, or −errno (ESRCH: it is gone)."""
         try:
@@ -179,7 +185,7 @@ class Tracee:
             self.send(signal.SIGCONT)
             return None
         before = [-errno.ESRCH]
-        past_loader(self.pid, entry, lambda: before.append(self._set_limit(limit)))
+        self._end = past_loader(self.pid, entry, lambda: before.append(self._set_limit(limit)))
         return limit, before[-1]
 
     def limit(self, nofile: int) -> int | None:
@@ -269,10 +275,9 @@ class Tracee:
         """What became of it since the last look, without waiting; None: nothing."""
         if self.exited:
             return None
-        try:
+        pid, status = self.pid, self._end
+        if status is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-        except ChildProcessError:
-            pid, status = self.pid, 0
         if pid == 0:
             return None
         t = time.monotonic_ns()
@@ -299,3 +304,4 @@ class Tracee:
                 os.write(self._guardian, b"done\n")
         for fd in {self._guardian, self.master, self.pidfd, self._writes} - {-1}:
             os.close(fd)
+        self._guardian = self.master = self.pidfd = self._writes = -1

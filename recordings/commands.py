@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import errno
-import signal
+from typing import Annotated
 
 import msgspec
 
 from recordings.steps import STEPS
+from recordings.uapi import SIGRTMAX, signal_name
+
+Times = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
 
 class Command(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="cmd", tag=str.lower):
@@ -39,9 +42,9 @@ class Inject(Command):
     `signo` 0 with a step disarms what waits there.
     """
 
-    signo: int
+    signo: Annotated[int, msgspec.Meta(ge=0, le=64)]
     step: str | None = None
-    times: int = 1
+    times: Times = 1
 
 
 class Refuse(Command):
@@ -52,14 +55,18 @@ class Refuse(Command):
     """
 
     hook: str
-    errno: int = 0
-    times: int = 1
+    errno: Annotated[int, msgspec.Meta(ge=0, le=4095)] = 0
+    times: Times = 1
+
+    def __post_init__(self) -> None:
+        if self.times and self.hook != "cgroup" and not self.errno:
+            raise ValueError("nothing is refused with errno 0")
 
 
 class Limit(Command):
     """Set the tracee's soft RLIMIT_NOFILE to `nofile` until the return of its next call."""
 
-    nofile: int
+    nofile: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class Input(Command):
@@ -172,10 +179,9 @@ def _digits(text: str) -> int:
 
 
 def _signo(name: str) -> int:
-    """15, TERM and SIGTERM are the same. Raises ValueError."""
-    try:
-        if _digits(name) >= 0:
-            return signal.Signals(int(name)).value
-        return signal.Signals[name if name.startswith("SIG") else f"SIG{name}"].value
-    except (KeyError, ValueError):
-        raise ValueError(f"{name}: no such signal") from None
+    """15, TERM and SIGTERM are the same; SIGRTMIN+2 is a signal too. Raises ValueError."""
+    full = name if name.startswith("SIG") else f"SIG{name}"
+    for number in range(1, SIGRTMAX + 1):
+        if full == signal_name(number) or _digits(name) == number:
+            return number
+    raise ValueError(f"{name}: no such signal")

@@ -22,6 +22,9 @@ from recordings.stream import Reader, encode
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ROOT / "tests/programs/bin"
 SOCKET_TEST = str(ROOT / "examples/socket_test")
+LIVING = (
+    "/usr/bin/python3", "-S", "-c", "import _socket, time; s = _socket.socket(); time.sleep(99)"
+)  # fmt: skip
 CI = os.environ.get("CI") == "true"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ from recordings import events as ev
 from recordings.story import Call, Story
 from recordings.verdict import judge, outcome
 from tests.live import (
+    LIVING,
     PROGRAMS,
     ROOT,
     SOCKET_TEST,
@@ -407,6 +409,130 @@ def test_no_way_to_die_leaves_a_trace(victim: str) -> None:
     wait_for(lambda: not program_ids() - before)
 
 
+def test_a_program_that_outruns_us_can_be_let_go() -> None:
+    """It never ends, and makes sockets as fast as it can: the agent still hears us, and goes."""
+    with agent(str(PROGRAMS / "loop"), "1000000000", "2") as running:
+        pid = running.until_state("stopped").pid
+        running.disarm()
+        running.say(cmd.Continue())
+        running.until(lambda event: isinstance(event, ev.Enter))
+        time.sleep(1)
+        running.process.send_signal(signal.SIGTERM)
+        end = running.until_end()
+        assert end.end is not None
+        assert end.end.why == "detached"
+        assert running.process.wait(10) == 0
+        assert process_state(pid) in "RSD"
+
+
+def soft_limit(pid: int) -> int:
+    return resource.prlimit(pid, resource.RLIMIT_NOFILE)[0]
+
+
+@pytest.mark.parametrize("how", ["detached", "killed"])
+def test_a_lowered_limit_is_put_back_however_we_go(how: str) -> None:
+    with agent(*LIVING) as running:
+        pid = running.until_state("stopped").pid
+        running.say(cmd.Continue())
+        running.until_state("stopped")
+        before = soft_limit(pid)
+        running.say(cmd.Limit(nofile=3))
+        running.until(lambda event: isinstance(event, ev.Inject))
+        assert soft_limit(pid) == 3
+        if how == "killed":
+            running.process.kill()
+        else:
+            running.say(cmd.Detach())
+        wait_for(lambda: soft_limit(pid) == before)
+        wait_for(lambda: process_state(pid) == "S")
+
+
+def test_a_program_that_dies_in_its_loader_is_told_with_its_status(tmp_path: Path) -> None:
+    library, program = tmp_path / "libgone.so", tmp_path / "program"
+    (tmp_path / "a.c").write_text("int gone(void) { return 0; }\n")
+    (tmp_path / "b.c").write_text("int gone(void); int main(void) { return gone(); }\n")
+    subprocess.run(["gcc", "-shared", "-o", library, tmp_path / "a.c"], check=True)
+    subprocess.run(["gcc", "-o", program, tmp_path / "b.c", library], check=True)
+    library.unlink()
+    with agent(str(program)) as running:
+        running.until_state("stopped")
+        running.say(cmd.Limit(nofile=64), cmd.Continue())
+        assert running.until_state("exited").status == 127
+
+
+def test_a_restarted_program_is_heard_at_once() -> None:
+    script = "import time; print('heard', flush=True); time.sleep(99)"
+    with agent("true") as running:
+        running.until_state("stopped")
+        for _ in range(2):
+            running.say(cmd.Restart(argv=["/usr/bin/python3", "-S", "-c", script]))
+            running.until(lambda event: isinstance(event, ev.Header))
+            running.until_state("stopped")
+            running.say(cmd.Continue())
+            running.until(lambda event: isinstance(event, ev.Output) and "heard" in event.text, 10)
+
+
+def test_a_restart_that_fails_is_told() -> None:
+    with agent("true") as running:
+        running.until_state("stopped")
+        running.say(cmd.Restart(argv=["/nowhere"]))
+        running.until(lambda event: isinstance(event, ev.End) and "/nowhere" in event.why)
+        assert running.process.wait(10) == 0
+
+
+def test_numbers_that_the_kernel_would_choke_on_are_refused() -> None:
+    with agent(SOCKET_TEST) as running:
+        running.until_state("stopped")
+        assert running.process.stdin is not None
+        for line in (
+            '{"cmd":"refuse","hook":"security_socket_create","errno":-5}',
+            '{"cmd":"refuse","hook":"security_file_alloc","errno":5000}',
+            '{"cmd":"refuse","hook":"security_file_alloc"}',
+            '{"cmd":"inject","signo":-1,"step":"STEP_14"}',
+            '{"cmd":"inject","signo":9,"step":"STEP_14","times":4294967296}',
+            '{"cmd":"limit","nofile":18446744073709551615}',
+        ):
+            running.process.stdin.write(line.encode() + b"\n")
+            running.process.stdin.flush()
+            note = running.until(lambda event: isinstance(event, ev.Note))
+            assert isinstance(note, ev.Note)
+            assert note.text.startswith("a command was not understood: ")
+        running.disarm()
+        running.say(cmd.Continue())
+        assert only(running.until_end()).result == 3
+
+
+def test_an_agent_whom_nobody_can_command_detaches() -> None:
+    needs_root()
+    done = subprocess.run(
+        [sys.executable, "-m", "probes", "agent", "--", "true"],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert '"why":"detached"' in done.stdout.splitlines()[-1]
+
+
+def test_ended_before_it_began_it_leaves_no_program() -> None:
+    """A signal while the probes are attached: the program never runs."""
+    needs_root()
+    for delay in (0.0, 0.02, 0.05, 0.1):
+        with agent("sleep", "98765") as running:
+            wait_for(lambda: sleepers() != [])
+            time.sleep(delay)
+            running.process.send_signal(signal.SIGTERM)
+            status = running.process.wait(10)
+            assert status in (0, 128 + signal.SIGTERM)
+            assert b"Traceback" not in running.process.communicate()[1]
+            for pid in sleepers():
+                wait_for(lambda pid=pid: process_state(pid) not in ("T", "t"))
+                os.kill(pid, signal.SIGKILL)
+
+
+def sleepers() -> list[int]:
+    found = subprocess.run(["pgrep", "-f", "^sleep 98765"], capture_output=True, text=True)
+    return [int(pid) for pid in found.stdout.split()]
+
+
 def test_privileges_are_dropped_to_the_invoking_user() -> None:
     needs_root()
     with agent("sh", "-c", "id; echo $HOME", env={"SUDO_UID": "65534", "SUDO_GID": "65534"}) as it:
@@ -480,7 +606,8 @@ def test_descriptors_that_a_program_leaves_open_are_no_leak_of_the_kernel() -> N
     check = judge(story).checks["leak_free"]
     assert check.status == "pass"
     assert "the program ended with 4 descriptors open" in check.evidence
-    assert outcome(story, story.ledger) == "leak-free"
+    call = next(iter(story.calls.values()))
+    assert outcome(story, call, story.ledger) == "leak-free"
 
 
 def test_what_close_range_closed_was_not_left_open() -> None:

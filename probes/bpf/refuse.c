@@ -20,6 +20,9 @@ int refuse(unsigned long long *ctx)
 
 	if (!call || !refusal || !refusal->times)
 		return 0;
+	/* Anything else is no errno to the caller, who would go on with what there is not. */
+	if (refusal->error < 1 || refusal->error > 4095)
+		return 0;
 	refusal->times -= 1;
 	s32 error = refusal->error;
 	struct event *e = begin(P_REFUSED, call);

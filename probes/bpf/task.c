@@ -51,13 +51,13 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 
 	if (parent == child || !tracees.lookup(&parent))
 		return 0;
+	struct event *e = begin(P_FORK, 0);
+	if (!e)
+		return 0; /* a child that nobody hears of is not followed: nobody would resume it */
 #if FOLLOW_FORKS
 	if (tracees.update(&child, &one))
 		count_lost(LOST_CALLS);
 #endif
-	struct event *e = begin(P_FORK, 0);
-	if (!e)
-		return 0;
 	e->owner_pid = parent;
 	e->object = child;
 	events.ringbuf_submit(e, 0);

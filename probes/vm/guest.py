@@ -128,12 +128,13 @@ class Guest:
         files, most = self._table(task)
         return self.word(files + 8 * fd) if files and fd < most else None
 
-    def fds(self, task: int) -> list[ev.Open]:
-        """Its open descriptors, as /proc/PID/fd names them."""
+    def fds(self, task: int) -> tuple[list[ev.Open], bool]:
+        """The lowest of its open descriptors, as /proc/PID/fd has them; if there may be more."""
         files, most = self._table(task)
         data = self.bytes(files, 8 * min(most, _MOST_FDS))
         slots = [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
-        return [ev.Open(number=fd, to=self._named(file)) for fd, file in enumerate(slots) if file]
+        found = [ev.Open(number=fd, to=self._named(file)) for fd, file in enumerate(slots) if file]
+        return found, most > _MOST_FDS
 
     def _named(self, file: int) -> str:
         """What a file is called: as d_path() of fs/d_path.c, for files, sockets and pipes."""
