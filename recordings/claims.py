@@ -9,6 +9,7 @@ where a probe on that very function would have told.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import wraps
@@ -19,7 +20,7 @@ from recordings.events import NULL, Ptr
 from recordings.steps import CLEANUP_STEPS
 from recordings.story import Call, Moment, Object, Story, told
 from recordings.uapi import errno_text, signal_name
-from recordings.verdict import Verdict, fate, judge
+from recordings.verdict import Verdict, fate, judge, outcome
 from recordings.words import INTERNET, duration
 
 Status = Literal["confirmed", "refuted", "not tested"]
@@ -202,10 +203,11 @@ def _no_descriptor(story: Story, call: Call) -> Iterator[Finding]:
     elif _failed(call) and _chassis(call) and watched(story, "fd_install"):
         yield True, _of(call, f"{_returned(call)}, and fd_install() never ran", "STEP_17")
     for hold in story.holds:
-        held, open = hold.event, [fd.number for fd in hold.event.fds]
+        held, open = hold.event, [fd.number for fd in hold.event.fds or ()]
         inside = hold.call == call.number and held.point in _AFTER_SOCK_ALLOC
+        whole = bool(open) and not held.fds_cut
         # Where the number is open, it may be another thread's, closed again before.
-        if inside and open and (call.result or 0) >= 0 and call.result not in (None, *open):
+        if inside and whole and (call.result or 0) >= 0 and call.result not in (None, *open):
             text = (
                 f"/proc/{held.pid}/fd has {', '.join(map(str, open))}; the call {_returned(call)}"
             )
@@ -270,8 +272,8 @@ def _file_later(story: Story, call: Call) -> Iterator[Finding]:
 
 @_each_call
 def _socket_first(story: Story, call: Call) -> Iterator[Finding]:
-    unseen = story.lost or "STEP_14" in story.blind or story.unprobed(["STEP_14"])
-    if not _failed(call) or _chassis(call) is None or "STEP_14" in call.first or unseen:
+    seen = "STEP_14" in call.first or story.silence("STEP_14")
+    if not _failed(call) or _chassis(call) is None or seen:
         return
     if (release := within(call, "CLEANUP_SOCK_RELEASE")) is not None:
         yield True, _at(release, f"of socket {call.own('socket')}; no STEP_14, no struct file")
@@ -366,7 +368,7 @@ def _no_zombie(story: Story, call: Call) -> Iterator[Finding]:
     bad = [f"{one.kind} {one.at}: {end.evidence}" for one, end in fates if end.status == "fail"]
     if bad:
         yield False, _of(call, f"{what}; {'; '.join(bad)}")
-    elif all(end.status == "pass" for _, end in fates):
+    elif outcome(story, call, made) == "leak-free":
         yield True, _of(call, f"{what}; {len(made)} made, {len(made)} freed")
 
 
@@ -436,13 +438,14 @@ def _freed_by_rcu(story: Story, call: Call) -> Iterator[Finding]:
     if socket is None or socket.free is None or socket.free.stack is None:
         return
     free = socket.free
-    by = next((name for name in functions(story, free.stack) if name.startswith("rcu_")), None)
+    stack = functions(story, free.stack)
+    by = next((name for name in stack if name.startswith("rcu_")), None)
     if by is not None:
         after = ""
         if release is not None and release.id != step:
             after = f", {duration(free.t - release.event.t)} after the release"
         yield True, _of(call, f"by {by}() in {free.comm} (pid {free.pid}){after}", step)
-    elif "CLEANUP_SOCK_RELEASE" in call.first:
+    elif stack and "CLEANUP_SOCK_RELEASE" in call.first:
         yield False, _of(call, f"by {free.site}, no RCU on the stack", step)
 
 
@@ -532,13 +535,12 @@ def _signals(story: Story, call: Call) -> list[ev.Signal]:
 def _taken(story: Story, call: Call, signal: ev.Signal) -> ev.Signal | None:
     """Its delivery after the return. One that ends the task may come as SIGKILL: it makes that
     pending (complete_signal(), kernel/signal.c)."""
-    for index in range(call.first["STEP_17"].line, len(story.log)):
-        event = story.log[index]
-        if isinstance(event, ev.Signal) and event.tid == signal.tid:
-            same = event.signo in (signal.signo, 9 if _ended(story, signal) else signal.signo)
-            if event.phase == "delivered" and same:
-                return event
-    return None
+    returned = call.first["STEP_17"].line
+    found = []
+    for signo in {signal.signo, 9 if _ended(story, signal) else signal.signo}:
+        taken = story.taken.get((signal.tid, signo), [])
+        found += taken[bisect_left(taken, returned, key=lambda line_event: line_event[0]) :][:1]
+    return min(found, key=lambda line_event: line_event[0])[1] if found else None
 
 
 def _took_effect(story: Story, call: Call, signal: ev.Signal) -> bool:

@@ -70,10 +70,11 @@ class Fact:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two calls, by their numbers; None: there is none on this side.
+    """Two calls, by their numbers; None: there is none on this side, as far as was recorded.
 
-    `setup`: what was asked for. `outcome`: the result, and what became of each object. `first`:
-    the index of the first step that differs.
+    `sure`: it was recorded to the end, so that there is none. `setup`: what was asked for.
+    `outcome`: the result, and what became of each object. `first`: the index of the first step that
+    differs.
     """
 
     a: int | None
@@ -82,10 +83,11 @@ class Pair:
     outcome: list[Fact] = field(default_factory=list)
     steps: list[Row] = field(default_factory=list)
     first: int | None = None
+    sure: bool = True
 
     @property
     def diverges(self) -> bool:
-        alone = self.a is None or self.b is None
+        alone = self.sure and (self.a is None or self.b is None)
         return alone or self.first is not None or any(f.equal is False for f in self.outcome)
 
 
@@ -115,7 +117,10 @@ def diff(a: Story, b: Story, call_a: int | None = None, call_b: int | None = Non
     pairs = []
     for one, other in zip_longest(calls_a, calls_b):
         if one is None or other is None:
-            pairs.append(Pair(one.number if one else None, other.number if other else None))
+            short = a if one is None else b
+            sure = short.end is not None and not short.lost
+            numbers = one.number if one else None, other.number if other else None
+            pairs.append(Pair(*numbers, sure=sure))
             continue
         told = injected[0].get(one.number, "nothing"), injected[1].get(other.number, "nothing")
         pairs.append(_pair(a, one, b, other, _fact("injected", *told)))
@@ -420,6 +425,9 @@ def _summary(diff: Diff, diverging: int) -> str:
     if diff.first is None:
         unknown = sum(row.equal is None for pair in diff.calls for row in pair.steps)
         rest = f"; {unknown} steps could not be compared" if unknown else ""
+        if alone := sum(not pair.sure for pair in diff.calls):
+            calls = "1 call has" if alone == 1 else f"{alone} calls have"
+            rest += f"; {calls} none on the other side, as far as that was recorded"
         return f"No divergence{rest}."
     pair = diff.calls[diff.first]
     where = f"in call {pair.a} | call {pair.b}"
@@ -455,7 +463,8 @@ class _Page:
             yield from self.row(_MARKS[fact.equal], fact.name, fact.a, fact.b)
 
     def pair(self, pair: Pair, first: bool) -> Iterator[str]:
-        a, b = (f"call {n}" if n is not None else "no such call" for n in (pair.a, pair.b))
+        none = "no such call" if pair.sure else "not recorded"
+        a, b = (f"call {n}" if n is not None else none for n in (pair.a, pair.b))
         yield from self.facts("", a, b, [*pair.setup, *pair.outcome])
         if pair.steps:
             yield self.rule()

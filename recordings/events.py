@@ -15,12 +15,13 @@ import msgspec
 FORMAT = "sockstep"
 VERSION = 1
 READABLE_SINCE = 1  # the lowest schema version whose readers can read what we write
-SHAPE = "be0c47a982ba8c37"  # of the structs below: tests/test_recordings_schema.py
+SHAPE = "1c93e33fec9b5b6f"
 
 Ptr = str
 NULL: Ptr = "0x0"
 UNREAD: Ptr = ""  # as a layer's `at`: some of its fields were read, its own address was not
 Ns = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Kind = Literal["file", "socket", "sock", "fd"]
 At = Literal["entry", "exit", "inside"]
 By = Literal["user", "limit", "signal", "detach"]  # who ended a hold
@@ -145,8 +146,8 @@ class Fired(Event):
     """How often a probe ran so far; `missed`: times the kernel skipped it."""
 
     name: str
-    hits: int
-    missed: int = 0
+    hits: Count
+    missed: Count = 0
 
 
 class State(Event):
@@ -166,9 +167,10 @@ class Held(Event):
     where it sleeps (recordings/commands.py, HOLDS), or the step where the machine was frozen: `at`
     of the function `symbol`, with these `registers`, before the probe there. `state`, `wchan`, the
     signals `pending` (for the thread), `shared` (pending for the process) and `blocked`, and `fds`
-    are as in /proc. `snap`: the layers as BPF read them on the way in, or as they are in the frozen
-    memory. `since`: when it came; `until`: when it will be let go at the latest; absent: never.
-    `module`: what it asks modprobe for. One more for the same hold says that a signal came.
+    are as in /proc; `fds_cut`: there may be more descriptors than these. `snap`: the layers as BPF
+    read them on the way in, or as they are in the frozen memory. `since`: when it came; `until`:
+    when it will be let go at the latest; absent: never. `module`: what it asks modprobe for. One
+    more for the same hold says that a signal came.
     """
 
     call: int
@@ -188,7 +190,8 @@ class Held(Event):
     pending: list[int] = []
     shared: list[int] = []
     blocked: list[int] = []
-    fds: list[Open] = []
+    fds: list[Open] | None = None
+    fds_cut: bool = False
     module: str = ""
 
 
@@ -344,7 +347,7 @@ class Note(Event):
 class Lost(Event):
     """`count` events more were dropped by `what`; the total is the sum of all of these."""
 
-    count: int
+    count: Count
     what: str
 
 

@@ -30,15 +30,26 @@ def masked(events: Iterable[ev.Event]) -> Iterator[ev.Event]:
 
     def replace(match: re.Match[str]) -> str:
         """Masks the addresses in a run of hexadecimal digits, the longest first."""
-        digits = match[0]
-        if _KERNEL.fullmatch(digits):
-            masks.update(_masks([f"0x{digits}"], masks))
-        for length in range(min(len(digits), 16), 7, -1):
-            for at in range(len(digits) - length + 1):
-                if mask := masks.get(int(digits[at : at + length], 16)):
-                    rest = _DIGITS.sub(replace, digits[at + length :])
-                    return f"{_DIGITS.sub(replace, digits[:at])}{mask:x}{rest}"
-        return digits
+        pieces = [(match[0], False)]
+        for length in range(16, 7, -1):
+            pieces = [part for piece in pieces for part in split(*piece, length)]
+        return "".join(text for text, _ in pieces)
+
+    def split(text: str, done: bool, length: int) -> Iterator[tuple[str, bool]]:
+        """The parts of a text, and whether each is a mask: of the addresses of so many digits."""
+        if done:
+            yield text, done
+            return
+        if _KERNEL.fullmatch(text):
+            masks.update(_masks([f"0x{text}"], masks))
+        start = at = 0
+        while at + length <= len(text):
+            if mask := masks.get(int(text[at : at + length], 16)):
+                yield from ((text[start:at], False), (f"{mask:x}", True))
+                start = at = at + length
+            else:
+                at += 1
+        yield text[start:], False
 
     def replace_short(match: re.Match[str]) -> str:
         mask = masks.get(int(match[0], 16))

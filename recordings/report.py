@@ -29,7 +29,15 @@ from recordings.story import (
 )
 from recordings.uapi import errno_text, signal_name
 from recordings.verdict import Verdict, fate, judge, outcome
-from recordings.words import call_text, duration, hold_how, hold_place, state_text, visible
+from recordings.words import (
+    call_text,
+    duration,
+    hold_how,
+    hold_place,
+    open_descriptors,
+    state_text,
+    visible,
+)
 
 WIDTH = 80
 IN_FULL = 8  # more calls than this are a table
@@ -106,16 +114,21 @@ _ADDRESSES = {
 }
 
 
+def recorded_at(header: ev.Header) -> datetime | None:
+    """When a recording began, by the clock on the wall; None: not told, or no time."""
+    try:
+        return datetime.fromtimestamp(header.wall, UTC) if header.wall else None
+    except (OverflowError, ValueError, OSError):
+        return None
+
+
 def _facts(story: Story) -> dict[str, object]:
     """The header, with None for what it does not tell."""
     header = story.header
     if header is None:
         names = ("format", "version", "tool", "kernel", "arch", "backend", "argv", "pid")
         return dict.fromkeys((*names, "addresses", "recorded", "host"))
-    try:
-        recorded = datetime.fromtimestamp(header.wall, UTC) if header.wall else None
-    except (OverflowError, ValueError, OSError):
-        recorded = None
+    recorded = recorded_at(header)
     return {
         "format": header.format,
         "version": header.version,
@@ -356,14 +369,14 @@ def _holds(story: Story, call: Call) -> Iterator[str]:
         facts = [
             f"thread {event.tid}, {_where(event)}",
             f"signals pending: {', '.join(map(signal_name, signals)) or 'none'}",
-            f"open descriptors: {', '.join(str(fd.number) for fd in event.fds) or 'none'}",
+            f"open descriptors: {open_descriptors(event)}",
             "objects: " + (", ".join(_there(event.snap)) or "none yet"),
         ]
         if event.module:
             facts.append(f"about to ask modprobe for {event.module}")
         for fact in facts:
             yield from _wrapped(fact, " " * 6, "    · ")
-        frames = _kernels(story.stacks.get(event.stack or 0, []))
+        frames = _kernels(story.stacks.get(event.stack, []) if event.stack is not None else [])
         if frames or event.how == "asleep":
             yield from _wrapped(" ← ".join(frames) or "its stack was not read", " " * 6, "    · ")
 
@@ -432,11 +445,13 @@ def _lessons(story: Story, call: Call, objects: list[Object]) -> Iterator[str]:
         return
     freed = sum(made.free is not None for made in objects)
     count = f"{len(objects)} object{'s' if len(objects) > 1 else ''} made, {freed} freed"
-    match outcome(story, objects):
+    match outcome(story, call, objects):
         case "leak-free":
             yield f"✓ Result: leak-free. {count}. Zero memory leak, no zombie socket."
         case "leaked":
             yield f"✗ Result: LEAKED. {count}."
+        case "freed twice":
+            yield f"✗ Result: FREED TWICE. {count}."
         case "still live":
             yield f"○ Result: still live. {count}. An open socket is no leak."
         case _:
@@ -502,7 +517,10 @@ def _probes(story: Story) -> Iterator[str]:
 
 def _complete(story: Story) -> Iterator[str]:
     """Whether the recording is whole, and how the tracee ended."""
-    lost = f"{story.lost} events were LOST" if story.lost else "no event was lost"
+    counted = story.end is not None and story.header and story.header.backend != "dmesg"
+    lost = "no event was lost" if counted else "no event is counted as lost"
+    if story.lost:
+        lost = f"{story.lost} events were LOST"
     end = f"it ends: {story.end.why}" if story.end else "it is CUT OFF: it has no end"
     yield from _wrapped(f"Of this recording {lost}; {end}.", "")
     if story.state is not None:
@@ -599,7 +617,8 @@ def _hold_json(story: Story, hold: Hold) -> dict[str, object]:
         "held_ms": round(end.held / 1e6, 3) if end else None,
         "released_by": end.by if end else None,
         "stack": story.stacks.get(event.stack, []) if event.stack is not None else [],
-        "fds": [{"number": fd.number, "to": fd.to} for fd in event.fds],
+        "fds": event.fds and [{"number": fd.number, "to": fd.to} for fd in event.fds],
+        "fds_cut": event.fds_cut,
         "state": event.state,
         "wchan": event.wchan,
         "pending": sorted({*event.pending, *event.shared}),

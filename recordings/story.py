@@ -97,7 +97,7 @@ class Moment:
 
     index: int
     line: int
-    call: Call
+    call: Call = field(repr=False)  # which has us among its moments: no end to that
     event: ev.Enter | ev.Step
     check: Check | None
     links: dict[str, Link]
@@ -192,8 +192,11 @@ class ProbeState:
 class Story:
     """The state after all events so far. `feed` is the only thing that changes it.
 
-    `tasks`: pid → its newest state; `exits`: pid → its end. `strays`: frees of what was not live.
-    `orphans`: steps of calls whose beginning is not in the stream. `forks`: all of them, in order.
+    `tasks`: pid → its newest state; `exits`: pid → its end. `forks`: all of them, in order.
+    `strays`: frees of what was not live; `twice`: those of them whose object had been freed before.
+    `orphans`: steps of calls whose beginning is not in the stream; `again`: beginnings of calls
+    that had begun. `taken`: the signals that were delivered, by thread and number, with their lines
+    in the log.
     `held`: those that are held now, by tid; `holds`: all that ever were, in order.
     """
 
@@ -215,12 +218,17 @@ class Story:
     log: list[ev.Event] = field(default_factory=list)
     output: list[str] = field(default_factory=list)
     strays: list[ev.Free] = field(default_factory=list)
+    twice: list[ev.Free] = field(default_factory=list)
     orphans: list[ev.Step] = field(default_factory=list)
+    again: list[ev.Enter] = field(default_factory=list)
+    taken: dict[tuple[int, int], list[tuple[int, ev.Signal]]] = field(default_factory=dict)
     held: dict[int, Hold] = field(default_factory=dict)
     holds: list[Hold] = field(default_factory=list)
     lost: int = 0
     _live: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
     _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
+    _freed: set[tuple[int, ev.Kind, Ptr]] = field(default_factory=set)
+    _silences: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, events: Iterable[ev.Event]) -> Story:
@@ -231,6 +239,8 @@ class Story:
 
     def feed(self, event: ev.Event) -> Moment | None:
         """Take one event in; the moment it made, if any."""
+        if isinstance(event, ev.Probe | ev.Fired | ev.Blind | ev.Lost):
+            self._silences.clear()
         match event:
             case ev.Symbol():
                 self.symbols[event.at] = event.name
@@ -275,6 +285,10 @@ class Story:
                 self._alloc(event)
             case ev.Free():
                 self._free(event)
+            case ev.Signal() if event.phase == "delivered":
+                self.taken.setdefault((event.tid, event.signo), []).append((len(self.log), event))
+            case ev.Enter() if event.call in self.calls:
+                self.again.append(event)
             case ev.Enter():
                 call = Call(event.call, event)
                 self.calls[event.call] = call
@@ -307,11 +321,15 @@ class Story:
             call.objects[event.kind] = made
 
     def _free(self, event: ev.Free) -> None:
-        freed = self._live.pop((event.call, event.kind, event.at), None)
-        if freed is None:
-            self.strays.append(event)
-        else:
+        key = event.call, event.kind, event.at
+        freed = self._live.pop(key, None)
+        if freed is not None:
             freed.free = event
+            self._freed.add(key)
+            return
+        self.strays.append(event)
+        if key in self._freed:
+            self.twice.append(event)
 
     def _held(self, event: ev.Held) -> None:
         if (hold := self.held.get(event.tid)) is not None and hold.event.since == event.since:
@@ -367,6 +385,25 @@ class Story:
                 told.update(dict.fromkeys(state.probe.steps, True))
         return [id for id in ids if told.get(id) is False]
 
+    def silence(self, id: str) -> str | None:
+        """Why a step may have come though no probe told of it; None: it would have been told."""
+        if id not in self._silences:
+            self._silences[id] = self._silence(id)
+        return self._silences[id]
+
+    def _silence(self, id: str) -> str | None:
+        if id in self.blind:
+            return self.blind[id]
+        if self.unprobed([id]):
+            return "the probe that would tell of it is missing"
+        if self.lost:
+            return f"not captured; {self.lost} events of this recording were lost"
+        for state in self.probes.values():
+            if state.missed and id in state.probe.steps:
+                times = "once" if state.missed == 1 else f"{state.missed} times"
+                return f"not captured; the kernel skipped {state.probe.name} {times}"
+        return None
+
     def steps(self, call: Call) -> dict[str, Check]:
         """The outcome of each of the ten steps for a call, in order."""
         outcomes = {"PROBE_INIT": self._probe_init()}
@@ -396,12 +433,8 @@ class Story:
             why = "not reached so far"
         elif call.result is not None and self.left_before(call, id):
             why = f"not reached: the call returned {errno_text(call.result)}"
-        elif blind:
-            why = blind
-        elif self.unprobed([id]):
-            why = "the probe that would tell of it is missing"
-        elif self.lost:
-            why = f"not captured; {self.lost} events of this recording were lost"
+        elif silence := self.silence(id):
+            why = silence
         elif call.result is None:
             why = "the call did not return in this recording"
         else:
@@ -419,7 +452,7 @@ class Story:
         seen = [number for number, step in enumerate(within) if step in call.first]
         unseen = within[max(seen, default=-1) + 1 :]
         upto = unseen[: unseen.index(id) + 1] if id in unseen else ()
-        return any(step not in self.blind for step in upto)
+        return any(self.silence(step) is None for step in upto)
 
 
 # The steps where a call may fail, and what a call makes where: layer and step.

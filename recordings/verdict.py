@@ -101,6 +101,8 @@ def _grouped(texts: Iterable[str], total: int, what: str) -> str:
 
 
 def _linear_trace(story: Story) -> Check:
+    if story.again:
+        return Check("fail", f"call {story.again[0].call} began twice")
     if story.orphans and not story.lost:
         count, call = len(story.orphans), story.orphans[0].call
         return Check("fail", f"{count} steps of calls that never began here, such as call {call}")
@@ -130,14 +132,28 @@ def _linear(story: Story, call: Call) -> Check:
         return _unfinished(story, call)
     if gaps := _gaps(story, call):
         return Check("unobservable", f"{', '.join(gaps)} not captured: {_why_not(story, gaps)}")
+    if call.result < 0 and story.lost and call.edge is None:
+        text = f"how far it came is not known: {story.lost} events were lost"
+        return Check("unobservable", f"it {_failed_with(call)}; {text}")
     passed = sum(check.status == "pass" for check in steps.values())
     text = f"{passed} of {len(CALL_STEPS)} steps verified, in the kernel's order"
     if call.result < 0:
-        return Check("pass", f"{text}, up to the edge that returned {errno_text(call.result)}")
+        text += f", up to the edge that returned {errno_text(call.result)}"
+        unseen = [id for id in CALL_STEPS[2:-1] if id not in call.first and story.silence(id)]
+        unseen = [id for id in unseen if not story.left_before(call, id)]
+        return Check("pass", text + _besides(unseen))
     if passed < len(CALL_STEPS):
         unseen = [id for id, check in steps.items() if check.status == "unobservable"]
-        text += f"; not observable here: {', '.join(unseen)}"
+        text += _besides(unseen)
     return Check("pass", text)
+
+
+def _besides(unseen: list[str]) -> str:
+    return f"; not observable here: {', '.join(unseen)}" if unseen else ""
+
+
+def _failed_with(call: Call) -> str:
+    return f"returned {errno_text(call.result or 0)}"
 
 
 def _is_edge(call: Call, id: str) -> bool:
@@ -262,15 +278,11 @@ def _leak_free(story: Story, fates: list[tuple[Object, Check]]) -> Check:
         return Check("fail", _listed(bad))
     unknown = [check.evidence for _, check in fates if check.status == "unobservable"]
     total = len(fates)
+    if story.twice and not story.lost:
+        return Check("fail", _listed(f"{_named(stray)} was freed twice" for stray in story.twice))
     for stray in story.strays:
-        again = any(
-            (made.call, made.kind, made.at) == (stray.call, stray.kind, stray.at)
-            for made in story.ledger
-        )
-        named = f"{stray.kind} {stray.at} of call {stray.call}"
-        if again and not story.lost:
-            return Check("fail", f"{named} was freed twice")
-        return Check("unobservable", f"{named} was freed, but its allocation was not seen")
+        text = f"{_named(stray)} was freed, but its allocation was not seen"
+        return Check("unobservable", text)
     if unknown:
         return Check("unobservable", _grouped(unknown, total, "objects"))
     if unseen := [call for call in story.calls.values() if _unseen(call)]:
@@ -283,6 +295,10 @@ def _leak_free(story: Story, fates: list[tuple[Object, Check]]) -> Check:
     if not story.calls:
         return Check("unobservable", "no socket() call in this recording")
     if not total:
+        if inside := [call for call in story.calls.values() if call.result is None]:
+            return Check("unobservable", f"call {inside[0].number} had not returned")
+        if silence := story.silence("STEP_09"):
+            return Check("unobservable", f"what allocates: {silence}")
         return Check("pass", "no call came so far as to allocate anything")
     text = f"{total} objects allocated, {total} freed, each once"
     if count := left_open(story):
@@ -291,15 +307,21 @@ def _leak_free(story: Story, fates: list[tuple[Object, Check]]) -> Check:
     return Check("pass", text)
 
 
-def outcome(story: Story, objects: Iterable[Object]) -> str:
-    """What became of objects, in a word or two: leak-free, leaked, still live, not observable."""
+def outcome(story: Story, call: Call, objects: Iterable[Object]) -> str:
+    """What became of the objects of a call, in a word or two.
+
+    One of: leak-free, leaked, freed twice, still live, not observable.
+    """
     checks = [fate(story, made) for made in objects]
+    whole = not story.lost and not _unseen(call)
     if any(map(_fails, checks)):
         return "leaked"
-    if all(check.status == "pass" for check in checks):
+    if not story.lost and any(stray.call == call.number for stray in story.twice):
+        return "freed twice"
+    if whole and all(check.status == "pass" for check in checks):
         return "leak-free"
     unknown = [check.evidence for check in checks if check.status == "unobservable"]
-    live = all(evidence.startswith(_STILL_LIVE) for evidence in unknown)
+    live = unknown and all(evidence.startswith(_STILL_LIVE) for evidence in unknown)
     return "still live" if live else "not observable"
 
 
@@ -315,7 +337,7 @@ def _fails(check: Check) -> bool:
     return check.status == "fail"
 
 
-def _named(made: Object) -> str:
+def _named(made: Object | ev.Free) -> str:
     return f"{made.kind} {made.at} of call {made.call}"
 
 

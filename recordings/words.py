@@ -279,11 +279,20 @@ def hold_place(event: ev.Held) -> str:
     return f"at {event.point}" + (f", {HOLDS[event.point]}" if event.point in HOLDS else "")
 
 
+def open_descriptors(event: ev.Held) -> str:
+    """Those of the process that is held: "0, 1, 2"."""
+    if event.fds is None:
+        return "not read"
+    numbers = ", ".join(str(fd.number) for fd in event.fds) or "none"
+    return f"{numbers}; those above were not looked at" if event.fds_cut else numbers
+
+
 def _held(event: ev.Held) -> str:
     where = hold_place(event) if event.how == "frozen" else f"at {event.point}"
     text = f"call {event.call}: HELD {where}, {hold_how(event)}, thread {event.tid}"
     text += f": {event.state} in {event.wchan}" if event.wchan else ""
-    text += f", {len(event.fds)} open fds"
+    if event.fds is not None:
+        text += f", {len(event.fds)}{' or more' * event.fds_cut} open fds"
     if signals := [*event.pending, *event.shared]:
         text += f", pending: {', '.join(map(signal_name, signals))}"
     return text

@@ -122,6 +122,7 @@ def test_an_injection_is_written_as_people_write_it() -> None:
     assert cmd.injection("9@USER_EXEC") == cmd.Inject(signo=9, step="USER_EXEC")
     refuse = cmd.Refuse(hook="security_sk_alloc", errno=errno.ENOMEM)
     assert cmd.injection("security_sk_alloc=ENOMEM") == refuse
+    assert cmd.injection("SIGRTMIN+2@STEP_14") == cmd.Inject(signo=36, step="STEP_14")
     assert cmd.injection("nofile=3") == cmd.Limit(nofile=3)
     assert cmd.injection("USR1@STEP_09*3") == cmd.Inject(signo=10, step="STEP_09", times=3)
     assert cmd.injection("security_sk_alloc=12*2") == cmd.Refuse(

@@ -423,6 +423,10 @@ def test_whether_it_leaks_may_not_be_known() -> None:
     assert found(of([*never, refused]))["6-leak"].status == "not tested", "nothing was allocated"
 
 
+def test_a_stack_that_was_not_read_refutes_nothing() -> None:
+    assert found(of(stacked(emfile(), "socket")))["rcu"].status == "not tested"
+
+
 def test_how_late_rcu_frees() -> None:
     claim = found(of(stacked(emfile(), "socket", "kmem_cache_free", "rcu_do_batch")))["rcu"]
     assert claim.why.endswith("in swapper/0 (pid 0), 8.99 ms after the release")

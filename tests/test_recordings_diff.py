@@ -332,7 +332,16 @@ def test_the_calls_can_be_chosen() -> None:
 def test_recordings_without_calls() -> None:
     assert not diff(Story(), Story()).diverges
     assert "No socket() call in either recording." in text(diff(Story(), Story()))
-    assert diff(of(GOOD), Story()).diverges
+    assert diff(of(GOOD), of([])).diverges
+
+
+def test_a_call_that_one_side_did_not_record_is_no_divergence() -> None:
+    lost = ev.Lost(t=T, count=40, what="ring buffer")
+    for cut in (of(good_call(), end=False), of([*good_call(), lost])):
+        found = diff(several(2), cut)
+        assert not found.calls[1].sure
+        assert not found.diverges
+        assert "1 call has none on the other side, as far as" in text(found)
 
 
 def test_of_many_calls_those_that_diverge_are_shown() -> None:

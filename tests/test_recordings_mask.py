@@ -139,6 +139,15 @@ def test_what_is_no_address_is_left_alone() -> None:
         assert of(event) == event
 
 
+def test_a_run_of_nothing_but_addresses() -> None:
+    alloc = ev.Alloc(t=1, call=1, kind="sock", at=SOCK, site="x")
+    digits = SOCK.removeprefix("0x")
+    _, safe, said = masked([a_header(), alloc, ev.Output(t=1, text=f"{digits * 2000}abc")])
+    assert isinstance(safe, ev.Alloc)
+    assert isinstance(said, ev.Output)
+    assert said.text == safe.at.removeprefix("0x") * 2000 + "abc"
+
+
 def test_null_stays_null() -> None:
     socket = ev.Socket(at=SOCKET, sk=NULL, ops=NULL, state=1)
     step = next(e for e in session() if isinstance(e, ev.Step) and e.id == "STEP_10")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from recordings import events as ev
 from recordings.events import NULL
 from recordings.story import Check, Story
-from recordings.verdict import Verdict, fate, judge
+from recordings.verdict import Verdict, fate, judge, outcome
 from tests.streams import SOCK, SOCKET
 from tests.streams import call as good_call
 from tests.test_recordings_schema import any_event
@@ -463,3 +463,60 @@ def test_losing_any_lines_never_makes_a_leak(data: st.DataObject) -> None:
     lost = ev.Lost(t=T, count=len(events) - len(kept), what="ring buffer")
     found = verdict([*events[:3], *kept, lost, *events[-2:]])
     assert {check.status for check in found.checks.values()} <= {"pass", "unobservable"}
+
+
+# -- what cannot be told ----------------------------------------------------------------------
+
+
+def test_how_far_a_failed_call_came_is_not_known_where_events_were_lost() -> None:
+    """Its steps may be among them: it is not said to have made nothing."""
+    bare = [e for e in emfile() if isinstance(e, ev.Enter) or getattr(e, "id", "") == "STEP_17"]
+    lost = ev.Lost(t=T, count=7, what="ring buffer")
+    found = verdict([*beginning(), *bare, lost, *ending()])
+    assert found.verdict == "REJECT"
+    assert found.checks["linear_trace"].evidence.endswith("7 events were lost")
+    assert found.checks["leak_free"].status == "unobservable"
+
+
+def test_a_step_whose_probe_was_skipped_is_not_said_to_be_passed_over() -> None:
+    events = [*beginning(), *without(emfile(), "STEP_13"), *ending()]
+    story = Story.of(events)
+    assert story.steps(story.calls[1])["STEP_13"].evidence.startswith("not reached")
+    skipped = ev.Fired(t=1, name="kprobe:all", hits=4, missed=2)
+    story = Story.of([*events, skipped])
+    assert "skipped kprobe:all 2 times" in story.steps(story.calls[1])["STEP_13"].evidence
+    assert "not observable here: STEP_13" in judge(story).checks["linear_trace"].evidence
+
+
+def test_a_call_that_is_still_inside_may_yet_allocate() -> None:
+    found = check([*beginning(), emfile()[0]], "leak_free")
+    assert (found.status, found.evidence) == ("unobservable", "call 1 had not returned")
+
+
+def test_a_free_that_nobody_can_place_hides_no_second_one() -> None:
+    stray, again = free(1, T * 2, "sock", "0x1", "x"), free(1, T * 2, "sock", SOCK, "x")
+    events = session()
+    assert "freed twice" in check([*events[:-1], stray, again, events[-1]], "leak_free").evidence
+    assert verdict([*events[:-1], stray, again, events[-1]]).verdict == "REJECT"
+
+
+def test_a_call_cannot_begin_twice() -> None:
+    """A good call with the number of a bad one takes its place nowhere."""
+    bad = changed(session(), "STEP_10", socket__sk="0xbad")
+    assert check([*bad[:-1], *good_call(1, T * 2), bad[-1]], "linear_trace") == Check(
+        "fail", "call 1 began twice"
+    )
+
+
+def test_the_result_in_a_word() -> None:
+    def word(events: Events) -> str:
+        story = Story.of(events)
+        call = story.calls[1]
+        return outcome(story, call, [made for made in story.ledger if made.call == 1])
+
+    events = session()
+    assert word(events) == "leak-free"
+    assert word([*events[:-1], ev.Lost(t=T, count=1, what="x"), events[-1]]) == "not observable"
+    assert word(gone(events, lambda e: getattr(e, "kind", "") == "sock")) == "not observable"
+    assert word([*events[:-1], free(1, T * 2, "sock", SOCK, "x"), events[-1]]) == "freed twice"
+    assert word(gone(events, is_free("file"))) == "leaked"
