@@ -137,7 +137,7 @@ class Sockstep(App[None]):
         self._progress = "starting"
         self._awaited = False  # the user ran the program for its next step: look at that
         self._asked = False  # a command is on its way that changes the tracee's state
-        self._held_since = 0.0  # when the tracee came to its hold, by our clock
+        self._arrived: dict[int, float] = {}  # tid → when its hold was told of, by our clock
         self._words = ""  # last searched
         self._kept: Kept | None = None
         self._trial: Trial | None = None
@@ -234,6 +234,8 @@ class Sockstep(App[None]):
     def take(self, message: Arrived) -> None:
         source, kept = message.source, self._kept
         for event in message.batch:
+            if source.live:
+                self._clock(event)
             if source is self.source:
                 self._feed(event)
                 self._conduct(event, self.story, source)
@@ -241,6 +243,16 @@ class Sockstep(App[None]):
                 kept.feed(event)
                 self._conduct(event, kept.story, source)
         self._soon()
+
+    def _clock(self, event: ev.Event) -> None:
+        """Whatever is looked at meanwhile: a hold's time runs."""
+        match event:
+            case ev.Held():
+                self._arrived.setdefault(event.tid, time.monotonic())
+            case ev.Released():
+                self._arrived.pop(event.tid, None)
+            case ev.Header():
+                self._arrived.clear()
 
     def _feed(self, event: ev.Event) -> None:
         if isinstance(event, ev.Header) and self.story.header is not None:
@@ -251,8 +263,6 @@ class Sockstep(App[None]):
             self._awaited or self.moment is None or (self.story.held and self.moment is last)
         ):
             self.moment, self._awaited = moment, False
-        if isinstance(event, ev.Held) and self.story.held[event.tid].event is event:
-            self._held_since = time.monotonic()
         if isinstance(event, ev.State | ev.Held | ev.Released):
             self._asked = False
         if isinstance(event, ev.State) and event.state == "exited":
@@ -367,7 +377,8 @@ class Sockstep(App[None]):
 
     def _hold_text(self, event: ev.Held) -> str:
         """How and where it is held, for how long now, and for how long at most."""
-        past = time.monotonic() - self._held_since
+        now = time.monotonic()
+        past = now - self._arrived.get(event.tid, now)
         where = f"{event.symbol} {event.at}" if event.how == "frozen" else event.point
         words = f"{hold_how(event)} at {where}, {past:.0f} s"
         if event.until is not None:
@@ -720,7 +731,7 @@ class Sockstep(App[None]):
             else:
                 self.tell(f"Written: {where}")
 
-        self.ask(Ask(title, str(Path.cwd() / name)), keep)
+        self.ask(Ask(title, visible(str(Path.cwd() / name))), keep)
 
     def action_help(self) -> None:
         active = self.query_one_session().active_bindings.values()

@@ -245,8 +245,10 @@ def replay(file: Path | None) -> int:
     if plain.terminal():
         return _app(lambda app: app.replay(file))
     if file is None:
+        from recordings.words import visible
+
         for path in places.known_recordings():
-            click.echo(plain.out(str(path)))
+            click.echo(plain.out(visible(str(path))))
         return 0
     return _report(file, as_json=False, call=None)
 
@@ -324,6 +326,7 @@ def import_() -> None:
 def dmesg(file: Path, output: Path | None) -> int:
     """The [PROBE] lines that socket_probe.ko wrote to the kernel log; - is standard input."""
     from recordings import dmesg
+    from recordings.words import visible
 
     with click.open_file(str(file), errors="replace") as lines:
         events = list(dmesg.events(lines))
@@ -331,7 +334,7 @@ def dmesg(file: Path, output: Path | None) -> int:
         with places.as_invoker():
             output = places.new_recording("dmesg", 0)
     _write(output, events, file)
-    click.echo(plain.out(str(output)))
+    click.echo(plain.out(visible(str(output))))
     return 0
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 from textual.content import Content
 
 from recordings.events import Header
-from recordings.stream import Reader, StreamError, Writer, read
+from recordings.report import recorded_at
+from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, read
 from recordings.words import visible
 from tui import places
 from tui.views import diagram, step
@@ -104,12 +104,13 @@ def summary(path: Path) -> Content:
     bundled = " (bundled)" if path.is_relative_to(places.SAMPLES) else ""
     try:
         with path.open("rb") as file:
-            header = Reader(path.name).feed(file.readline(1 << 16))
+            header = Reader(path.name).feed(file.readline(LINE_LIMIT))
     except (OSError, StreamError) as error:
         why = "cannot be read" if isinstance(error, OSError) else "is not a usable recording"
         return text(f"{path.name}  {why}", QUIET)
     assert isinstance(header, Header)
-    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(header.wall))
+    recorded = recorded_at(header)
+    when = f"{recorded.astimezone():%Y-%m-%d %H:%M}" if recorded else "at no known time"
     argv, where = " ".join(header.argv), f"Linux {header.kernel}, {header.backend}"
     if bundled:  # its name says what it shows
         return Content.assemble(

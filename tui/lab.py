@@ -19,6 +19,7 @@ from recordings.steps import STEPS
 from recordings.story import Story
 from recordings.stream import StreamError
 from recordings.uapi import errno_text
+from recordings.words import visible
 from tui import places
 from tui.options import Options
 from tui.source import Live
@@ -33,7 +34,7 @@ def chosen(names: Sequence[str]) -> list[Experiment]:
     """The experiments of these names, or edge numbers; none: all. Raises StreamError."""
     found: list[Experiment] = []
     for name in names:
-        matching = [e for e in EXPERIMENTS.values() if name in (e.name, str(e.edge))]
+        matching = [e for e in EXPERIMENTS.values() if name in (e.name, str(e.edge or e.name))]
         if not matching and name != "all":
             raise StreamError(f"there is no experiment {name}: `sockstep lab` lists them")
         found += matching or list(EXPERIMENTS.values())
@@ -142,7 +143,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         else:
             marks = ["—", "", "", ""]
         edge = str(done.edge) if done.edge else ""
-        grid.add_row(done.experiment, edge, done.kernel, *marks, done.why)
+        grid.add_row(done.experiment, edge, visible(done.kernel), *marks, visible(done.why))
     console = Console(file=None, width=140, force_terminal=False, no_color=True, markup=False)
     with console.capture() as capture:
         console.print(grid)

@@ -15,6 +15,8 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.visual import Visual
 
+from recordings.words import visible
+
 
 class Pane(ScrollView, can_focus=False):
     """Shows a sequence of lines, long ones included: only what is on the screen is asked for."""
@@ -38,7 +40,7 @@ class Pane(ScrollView, can_focus=False):
         if title != self._title:
             self._title = title
             self._titling = True
-            self.border_title = Content(title)
+            self.border_title = Content(visible(title))
             self._titling = False
 
     def refresh(self, *regions: Region, **how: bool) -> Self:

@@ -21,7 +21,7 @@ from recordings.commands import HELD_BEFORE, HOLDS, REFUSALS
 from recordings.steps import STEPS
 from recordings.story import Moment, Story
 from recordings.uapi import ERRNO
-from recordings.words import SIGNAL_DEFAULTS
+from recordings.words import SIGNAL_DEFAULTS, visible
 from tui import keys
 from tui.pane import Pane
 from tui.views import call, find, history, step, values
@@ -46,7 +46,7 @@ class Over(ModalScreen[T | None]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="box") as box:
-            box.border_title = Content(self.TITLE_TEXT)
+            box.border_title = Content(visible(self.TITLE_TEXT))
             box.border_subtitle = Content(self.WAYS)
             yield from self.inside()
 

@@ -13,7 +13,7 @@ from itertools import groupby
 from textual.content import Content
 
 from recordings.story import Link, Moment, Story
-from recordings.words import address, reading
+from recordings.words import address, reading, visible
 from tui.views.look import QUIET, Look
 
 WIDEST = 76  # cells: the eye has to find its way between left and right
@@ -112,7 +112,7 @@ def _descriptor(canvas: Canvas, moment: Moment | None) -> None:
         style = SHAPES[link.state].style if link else ""
         canvas.put(x + 4 + len(str(fd.number)), 0, f"fdt->fd[{fd.number}]{star}{word}", style)
     elif moment and "fd" in moment.objects:
-        number, freed = moment.objects["fd"]
+        number, freed = visible(moment.objects["fd"][0]), moment.objects["fd"][1]
         canvas.put(x, 0, f"fd {number}", QUIET)
         text = "given back" if freed else "table not read here"
         canvas.put(x + 4 + len(number), 0, text, QUIET)

@@ -8,7 +8,7 @@ from recordings import events as ev
 from recordings.steps import STEPS
 from recordings.story import Check, Hold, Moment, Story
 from recordings.uapi import errno_text, signal_name
-from recordings.words import call_text, duration, hold_how, hold_place, visible
+from recordings.words import call_text, duration, hold_how, hold_place, open_descriptors, visible
 from tui.plain import SIGNS, UNCHECKED
 from tui.views.call import STYLES
 from tui.views.look import QUIET, Look, cut, text, wrapped
@@ -107,7 +107,7 @@ def _held(hold: Hold, look: Look) -> list[Content]:
     state = f"state {event.state}" + (f" in {event.wchan}" if event.wchan else "")
     lines += wrapped(
         f"thread {event.tid}, {state}, signals pending: {signals}, "
-        f"open descriptors: {', '.join(str(fd.number) for fd in event.fds) or 'none'}",
+        f"open descriptors: {open_descriptors(event)}",
         look.width,
     )
     registers = "  ".join(f"{name} {value}" for name, value in event.registers.items())

@@ -101,7 +101,8 @@ def timeline(look: Look) -> list[Content]:
     cells: list[tuple[str, str]] = [("─", QUIET)] * width
 
     def column(t: int) -> int:
-        return min(width - 1, (awake(t) - start) * (width - 1) // (awake(end) - start))
+        past = (awake(t) - start) * (width - 1) // max(1, awake(end) - start)
+        return max(0, min(width - 1, past))  # a clock that went back shows at the edge
 
     for each in inside:
         failed = each.check is not None and each.check.status == "fail"
