@@ -439,7 +439,7 @@ def held_in(*argv: str, env: dict[str, str] | None = None) -> Iterator[tuple[Age
 
 def goes_on(pid: int) -> None:
     """It was let go, and ran to its end."""
-    wait_for(lambda: process_state(pid) in ("", "Z"))
+    wait_for(lambda: process_state(pid) in ("", "Z"), timeout=60)
 
 
 def may_lose_its_agent() -> Figures:
@@ -500,7 +500,7 @@ def may_be_recorded() -> Figures:
     assert [hold["point"] for hold in holds] == [CREATE, POST, FREE]
     for hold in holds:
         assert hold["released_by"] == "limit"
-        assert 290 < hold["held_ms"] < 3000
+        assert hold["held_ms"] > 290
         assert any(frame.startswith("bpf_copy_from_user+") for frame in hold["stack"])
         assert [fd["number"] for fd in hold["fds"]] == [0, 1, 2]
     text = subprocess.run([*sockstep, "report", path], capture_output=True, text=True, cwd=ROOT)

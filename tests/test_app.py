@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,13 +16,15 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 
 from recordings import commands as cmd
+from recordings import diff
 from recordings import events as ev
 from recordings.story import Story
 from recordings.stream import encode, read
 from tests import streams
 from tui.app import Sockstep
 from tui.pane import Pane
-from tui.screens import Choose, Details, Find, Help, Inject, Line, Stops
+from tui.puzzle import Comparison
+from tui.screens import Ask, Choose, Details, Find, Help, Inject, Line, Stops
 from tui.source import Replay
 
 Drive = Callable[[Pilot[None], Sockstep], Awaitable[None]]
@@ -62,6 +65,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         ("XDG_STATE_HOME", str(tmp_path / "state")), ("XDG_CONFIG_HOME", str(tmp_path / "config")),
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr("tui.app.LOADING", 0.03)  # what is due then is waited for
     monkeypatch.chdir(tmp_path)
 
 
@@ -89,21 +93,29 @@ def badge(app: Sockstep) -> str:
 async def over(path: Path, drive: Drive, size: tuple[int, int] = (100, 30)) -> None:
     app = Sockstep(Replay(path))
     async with app.run_test(size=size) as pilot:
-        await pilot.pause()
+        await settle(pilot)
         await drive(pilot, app)
 
 
 async def with_agent(source: Scripted, drive: Drive) -> Sockstep:
     app = Sockstep(source)
     async with app.run_test(size=(100, 30)) as pilot:
-        await pilot.pause()
+        await settle(pilot)
         await drive(pilot, app)
     return app
 
 
 async def settle(pilot: Pilot[None]) -> None:
-    for _ in range(3):
-        await pilot.pause(0.02)
+    """Until nothing is on its way: no message, no screen that is made, no drawing that is due."""
+    app, still = pilot.app, 0
+    assert isinstance(app, Sockstep)
+    async with asyncio.timeout(60):
+        while still < 3 and app.is_running:
+            await pilot.pause(0.02)
+            widgets = (app, app.screen, *app.screen.walk_children())
+            busy = app._due or not app.screen.is_mounted
+            busy = busy or any(widget.message_queue_size for widget in widgets)
+            still = 0 if busy else still + 1
 
 
 def at(app: Sockstep) -> str:
@@ -920,11 +932,49 @@ async def test_the_same_word_is_not_said_twice() -> None:
     source = Scripted(*streams.header(), *streams.call(), running)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
-        await pilot.press("end", *["n"] * 30)
-        await settle(pilot)
-        assert len(app._notifications) == 1
+        told: list[str] = []
+        app.notify = lambda message, **_: told.append(message)  # type: ignore[method-assign]
+        await pilot.press("end", "n", "n", "n")
+        assert len(told) == 1
 
     await with_agent(source, drive)
+
+
+async def test_a_step_that_came_before_its_call_by_the_clock_is_drawn(tmp_path: Path) -> None:
+    events = streams.whole(1)
+    next(event for event in events if isinstance(event, ev.Enter)).t += 10**9
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        await pilot.press("n", "n")
+        await settle(pilot)
+        assert "▼" in text(app, "timeline")
+
+    await over(recording(tmp_path / "late.jsonl", events), drive)
+
+
+async def test_what_a_name_or_a_number_has_in_it_is_spelled_out(tmp_path: Path) -> None:
+    events = streams.whole(1)
+    number = next(e for e in events if isinstance(e, ev.Alloc) and e.kind == "fd")
+    number.at = "\x1b]0;x\x1b\\3"
+
+    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+        drawn = ""
+        for moment in app.story.moments:
+            app.look_at(moment)
+            drawn += text(app, "linkage")
+        assert "fd ^[]0;x^[\\3" in drawn
+        await pilot.press("s")
+        assert isinstance(app.screen, Ask)
+        assert app.screen.line.value.endswith("x^[]0;y.jsonl")
+        shown = drawn + app.screen.line.value
+        await pilot.press("escape")
+        app.push_screen(Comparison("x\x1b", "y\x1b", diff.diff(app.story, app.story)))
+        await settle(pilot)
+        shown += str(app.screen.query_one("#box").border_title)
+        assert "A x^[  B y^[" in shown
+        assert "\x1b" not in shown
+
+    await over(recording(tmp_path / "x\x1b]0;y.jsonl", events), drive)
 
 
 def notes(app: Sockstep) -> str:
@@ -984,7 +1034,11 @@ async def test_a_hold_is_told_with_where_and_the_kernel_stack() -> None:
     source = Scripted(*streams.header(), *call[:half], *held(since))
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
-        assert badge(app).startswith("HELD  asleep in the kernel at socket_post_create, 0 s")
+        assert re.match(r"HELD  asleep in the kernel at socket_post_create, \d+ s", badge(app))
+        app._arrived[4711] -= 100
+        source.say(*held(since))  # told once more, of a signal: its time runs on
+        await settle(pilot)
+        assert re.search(r"1\d\d s, 0 s left", badge(app))
         assert "•· STEP_14" in text(app, "steps"), "what comes after has not happened"
         await pilot.press("end", "enter")
         await settle(pilot)
@@ -1022,7 +1076,7 @@ async def test_a_frozen_machine_is_told_with_what_differs_now() -> None:
     source = Scripted(*streams.header(), frozen)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
-        assert badge(app).startswith("HELD  machine frozen at inet_create exit, 0 s")
+        assert re.match(r"HELD  machine frozen at inet_create exit, \d+ s", badge(app))
         source.say(*call[: half + 1])
         await settle(pilot)
         assert at(app) == "1 STEP_10"

@@ -476,7 +476,8 @@ def test_a_recording_that_is_cut_short_is_no_success(env: dict[str, str]) -> Non
     needs_root()
     done = sockstep("record", "-o", "/dev/full", "true", env=env)
     assert done.returncode == 2
-    assert done.stderr == "sockstep: the recording is cut short: No space left on device\n"
+    told = done.stderr.splitlines()[-1]  # the first one ever is told that it compiles
+    assert told == "sockstep: the recording is cut short: No space left on device"
 
 
 def test_record_that_is_ended_says_what_it_leaves(env: dict[str, str], tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ FAMILIES = {
     (socket.AF_PACKET, socket.SOCK_RAW, 0): "__sock_create",  # without a probe of its own
 }
 SCTP, NO_SUCH = 132, 250
-# And that fails (KERNEL.md §2), where no module can be had: → the edge's number and errno.
+# And that fails, where no module can be had: → the edge's number (docs/puzzle.md) and errno.
 REFUSED = {
     (socket.AF_INET, socket.SOCK_STREAM | 0x40, 0): (1, errno.EINVAL),
     (99, socket.SOCK_STREAM, 0): (2, errno.EAFNOSUPPORT),

@@ -18,6 +18,7 @@ from recordings.experiments import EXPERIMENTS
 from recordings.story import Story
 from recordings.stream import read
 from recordings.verdict import judge
+from tests.leaks_guest import LEFT
 from tests.live import ROOT, needs_root
 from tests.vms import in_vm, once, vm_kernel
 
@@ -38,11 +39,18 @@ class Lab:
     said: str
 
 
+def wanted(name: str) -> list[str]:
+    """All experiments; on the oldest kernel and the newest a fatal signal is SIGKILL."""
+    every = name in ("6.1", "6.12")
+    return [known for known in EXPERIMENTS if every or not known.startswith("sigterm-")]
+
+
 def lab(name: str) -> Lab:
-    """All experiments on a kernel."""
     release = vm_kernel(name).release
     folder = mkdtemp(prefix="sockstep-lab-")
-    done = sockstep("lab", "all", f"--vm={release}", "--backend", "kprobe", "-o", folder, "--json")
+    done = sockstep(
+        "lab", *wanted(name), f"--vm={release}", "--backend", "kprobe", "-o", folder, "--json"
+    )
     return Lab(json.loads(done.stdout), done.returncode, done.stderr)
 
 
@@ -51,7 +59,7 @@ def lab(name: str) -> Lab:
 def test_every_experiment_on_a_stock_kernel(name: str) -> None:
     found = once(lab, name)
     release = vm_kernel(name).release
-    assert [o["experiment"] for o in found.outcomes] == list(EXPERIMENTS)
+    assert [o["experiment"] for o in found.outcomes] == wanted(name)
     for outcome in found.outcomes:
         experiment = EXPERIMENTS[outcome["experiment"]]
         assert outcome["kernel"] == release
@@ -105,7 +113,7 @@ def test_a_thousand_times_each_edge_leaks_nothing(name: str) -> None:
         assert result["refused"] == 1000, edge
         for cache, before in result["before"].items():
             # A thousand leaks would show; some free objects count while their slab is a CPU's.
-            assert result["after"][cache] - before < 300, (edge, cache, result)
+            assert result["after"][cache] - before < LEFT, (edge, cache, result)
 
 
 def test_the_lab_here(tmp_path: Path) -> None:

@@ -200,9 +200,12 @@ def test_a_child_that_stands_is_told_and_goes_on() -> None:
 
 OUTLIVED = """
 import os, time, _socket
+program = os.getpid()
 if not os.fork():
     os.setsid()
-    time.sleep(0.5)
+    while os.path.exists(f"/proc/{program}"):  # the agent waits for it
+        time.sleep(0.01)
+    time.sleep(0.1)
     _socket.socket().close()
 """
 

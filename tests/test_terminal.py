@@ -66,6 +66,18 @@ class Terminal:
             pytest.fail(f"waited in vain for {words} on this screen:\n{self.screen()}")
         return self.screen()
 
+    def at_rest(self) -> str:
+        """The screen with its colours, once nothing moves on it."""
+        seen = [""]
+
+        def same() -> bool:
+            seen.append(self.tmux("capture-pane", "-p", "-e"))
+            time.sleep(0.2)
+            return seen[-1] == seen[-2]
+
+        wait_for(same)
+        return seen[-1]
+
     def pid(self) -> int:
         """The app's process."""
         shell = self.tmux("display-message", "-p", "#{pane_pid}").strip()
@@ -265,9 +277,9 @@ def test_a_signal_injected_now_and_at_a_step(live: Terminal) -> None:
     start(live, SOCKET_TEST)
     live.press("i")
     live.until("INJECT")
+    before = live.at_rest()
     live.press("Enter")  # SIGTERM
-    live.until("now")
-    time.sleep(0.5)  # for the other list to have the focus
+    wait_for(lambda: live.at_rest() != before)  # the other list's turn
     live.press("Down", "Enter")  # at STEP_09
     live.press("l")
     live.until("inject SIGTERM: armed at STEP_09")

@@ -180,7 +180,7 @@ def test_however_we_are_ended_qemu_is_too(number: str, running: bool) -> None:
         within(10, lambda: vm.poll() is not None)
         vm.kill()  # if it has not ended by itself: else we would wait for it here, too
         assert vm.wait() == -signal.Signals[number]
-        assert within(1, lambda: ended(qemu))
+        assert within(10, lambda: ended(qemu))
         assert b"Traceback" not in vm.stderr.read()
 
 
