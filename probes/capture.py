@@ -435,8 +435,8 @@ _RETURNS = ("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_tram
 _INTERRUPT = ("rcu_do_batch", "rcu_core", "handle_softirqs", "__do_softirq", "asm_sysvec_",
               "asm_common_interrupt")  # fmt: skip
 _CUT = (
-    "this kernel cannot unwind its stack through a kretprobe (Linux 5.15 and later can): "
-    "stacks end below the first function that has one"
+    "a stack ends below the first function that has a kretprobe, where the kernel could not unwind "
+    "through that (before Linux 5.15 it never can)"
 )
 
 

@@ -8,6 +8,7 @@ import signal
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -269,6 +270,26 @@ def leak_free(story: Story) -> None:
     assert story.ledger
     left = [(made.call, made.kind, made.at) for made in story.ledger if made.free is None]
     assert not left, "\n".join(map(str, story.log[-80:]))
+
+
+def test_threads_are_held_one_after_the_other(frozen: Agent) -> None:
+    """One stands while another is held, and is held when that goes on; else it is told."""
+    every = tuple(dict.fromkeys(id for id, *_ in (*CALL, *CLOSE)))
+    restart(frozen, str(PROGRAMS / "loop"), "3", "4", stops=every)
+    holds = []
+    while (hold := held(frozen)) is not None:
+        holds.append(hold)
+        frozen.say(cmd.Next())
+    story = frozen.story
+    assert judge(story).verdict == "PASS", judge(story)
+    assert len(story.calls) == 12
+    leak_free(story)
+    counts = Counter(place(hold) for hold in holds)
+    missing = sum(max(0, len(story.calls) - counts[at]) for at in CALL)
+    untold = [e for e in story.log if isinstance(e, ev.Note) and "it was not held" in e.text]
+    assert missing <= len(CALL) * len(untold), (counts, untold)
+    inside = [hold for hold in holds if place(hold) in CALL[1:]]
+    assert all(story.calls[hold.call].enter.tid == hold.tid for hold in inside)
 
 
 def test_a_restart_while_frozen_is_not_held_up_by_the_old_program_s_cleanup(frozen: Agent) -> None:

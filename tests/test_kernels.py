@@ -300,7 +300,7 @@ def test_each_step_has_its_kernel_stack(guest: Guest, backend: str) -> None:
     cut = guest.name == "5.10" and backend == "kprobe"
     notes = [event.text for event in story.log if isinstance(event, ev.Note)]
     assert len(notes) == cut
-    assert all("cannot unwind" in text for text in notes)
+    assert all("could not unwind" in text for text in notes)
     for (id, where), functions in STACKS.items():
         found = frames(story, at(call, id, where))
         if cut and where == "exit":
