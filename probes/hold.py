@@ -24,6 +24,7 @@ from pathlib import Path
 from probes.attach import Attached, AttachError
 from probes.attach import why_not as why_not_loaded
 from probes.capture import Hold
+from probes.ptrace import PEEKTEXT, POKETEXT, SINGLESTEP, Registers, ptrace
 from recordings import events as ev
 from recordings.commands import HOLDS
 
@@ -42,37 +43,13 @@ _USER_CS = 0x33
 _NEW, _API, _REGISTER, _ZEROPAGE, _WAKE = 0xAA00, 0xC018AA3F, 0xC020AA00, 0xC020AA04, 0x8010AA02
 _UNREGISTER = 0x8010AA01
 _UFFD_API, _THREAD_ID, _MISSING, _PAGEFAULT, _MESSAGE = 0xAA, 1 << 8, 1, 0x12, 32
-_GETREGS, _SETREGS, _SINGLESTEP, _PEEKTEXT, _POKETEXT = 12, 13, 9, 1, 4
 _SYSCALL = b"\x0f\x05"
 
 _libc = ct.CDLL(None, use_errno=True)
-_libc.ptrace.restype = ct.c_long
-_libc.ptrace.argtypes = (ct.c_long, ct.c_long, ct.c_void_p, ct.c_void_p)
 
 
 class HoldError(Exception):
     """The tracee cannot be held; one line that says why."""
-
-
-class Registers(ct.Structure):
-    """`struct user_regs_struct` (arch/x86/include/asm/user_64.h)."""
-
-    _fields_ = tuple(
-        (name, ct.c_uint64)
-        for name in (
-            "r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx",
-            "rsi", "rdi", "orig_rax", "rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base",
-            "ds", "es", "fs", "gs",
-        )
-    )  # fmt: skip
-
-
-def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
-    ct.set_errno(0)
-    result = int(_libc.ptrace(request, pid, address, data))
-    if result == -1 and (error := ct.get_errno()):
-        raise OSError(error, os.strerror(error))
-    return result
 
 
 class _Remote:
@@ -85,8 +62,7 @@ class _Remote:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self.signals: list[int] = []  # that came meanwhile: to be sent again
-        self._before = Registers()
-        ptrace(_GETREGS, pid, 0, ct.addressof(self._before))
+        self._before = Registers.of(pid)
         if self._before.cs != _USER_CS:
             raise HoldError("a 32-bit program cannot be held")
         self._word: int | None = None
@@ -104,8 +80,8 @@ class _Remote:
 
     def _poked(self) -> int:
         at = int(self._before.rip)
-        self._word = ptrace(_PEEKTEXT, self.pid, at)
-        ptrace(_POKETEXT, self.pid, at, self._word & ~0xFFFF | int.from_bytes(_SYSCALL, "little"))
+        self._word = ptrace(PEEKTEXT, self.pid, at)
+        ptrace(POKETEXT, self.pid, at, self._word & ~0xFFFF | int.from_bytes(_SYSCALL, "little"))
         return at
 
     def call(self, number: int, *arguments: int) -> int:
@@ -115,13 +91,13 @@ class _Remote:
         names = ("rdi", "rsi", "rdx", "r10", "r8", "r9")
         for name, value in zip(names, arguments, strict=False):
             setattr(registers, name, value & 2**64 - 1)
-        ptrace(_SETREGS, self.pid, 0, ct.addressof(registers))
+        registers.give(self.pid)
         while True:
-            ptrace(_SINGLESTEP, self.pid)
+            ptrace(SINGLESTEP, self.pid)
             _, status = os.waitpid(self.pid, 0)
             if not os.WIFSTOPPED(status):
                 raise HoldError("the program died before its first instruction")
-            ptrace(_GETREGS, self.pid, 0, ct.addressof(registers))
+            registers = Registers.of(self.pid)
             if os.WSTOPSIG(status) == signal.SIGTRAP and registers.rip == self._at + 2:
                 return ct.c_int64(registers.rax).value
             if os.WSTOPSIG(status) != signal.SIGTRAP:
@@ -129,8 +105,8 @@ class _Remote:
 
     def restore(self) -> None:
         if self._word is not None:
-            ptrace(_POKETEXT, self.pid, self._at, self._word)
-        ptrace(_SETREGS, self.pid, 0, ct.addressof(self._before))
+            ptrace(POKETEXT, self.pid, self._at, self._word)
+        self._before.give(self.pid)
         for signo in self.signals:
             os.kill(self.pid, signo)
 

@@ -6,7 +6,6 @@ What is done to a program before it runs would be done to its loader, which open
 from __future__ import annotations
 
 import contextlib
-import ctypes as ct
 import os
 import platform
 import signal
@@ -14,12 +13,19 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from probes.hold import Registers, ptrace
+from probes.ptrace import (
+    CONT,
+    DETACH,
+    EVENT_STOP,
+    EXITKILL,
+    PEEKTEXT,
+    POKETEXT,
+    SEIZE,
+    Registers,
+    ptrace,
+)  # fmt: skip
 
 _AT_BASE, _AT_ENTRY = 7, 9  # include/uapi/linux/auxvec.h
-_CONT, _GETREGS, _SETREGS, _DETACH, _PEEKTEXT, _POKETEXT = 7, 12, 13, 17, 1, 4
-_SEIZE, _EXITKILL = 0x4206, 1 << 20  # should we die, it would meet the breakpoint
-_EVENT_STOP = 128
 _INT3 = 0xCC
 
 
@@ -48,7 +54,7 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
     wait status.
     """
     try:
-        ptrace(_SEIZE, pid, 0, _EXITKILL)
+        ptrace(SEIZE, pid, 0, EXITKILL)  # should we die, it would meet the breakpoint
     except OSError:
         do()
         os.kill(pid, signal.SIGCONT)
@@ -58,11 +64,11 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
         _, status = os.waitpid(pid, 0)
         if not os.WIFSTOPPED(status):
             raise _Died(status)
-        word = ptrace(_PEEKTEXT, pid, entry)
-        ptrace(_POKETEXT, pid, entry, word & ~0xFF | _INT3)
+        word = ptrace(PEEKTEXT, pid, entry)
+        ptrace(POKETEXT, pid, entry, word & ~0xFF | _INT3)
         os.kill(pid, signal.SIGCONT)
         signo = _run_to(pid, entry)
-        ptrace(_POKETEXT, pid, entry, word)
+        ptrace(POKETEXT, pid, entry, word)
         do()
     except _Died as died:
         return died.status
@@ -70,7 +76,7 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
         os.kill(pid, signal.SIGCONT)
     finally:
         with contextlib.suppress(OSError):
-            ptrace(_DETACH, pid, 0, signo)
+            ptrace(DETACH, pid, 0, signo)
     return None
 
 
@@ -78,18 +84,17 @@ def _run_to(pid: int, entry: int) -> int:
     """Until the breakpoint there, 0, or a signal that is not ours, which it has not taken yet."""
     signo = 0
     while True:
-        ptrace(_CONT, pid, 0, signo)
+        ptrace(CONT, pid, 0, signo)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSTOPPED(status):
             raise _Died(status)
         signo = os.WSTOPSIG(status)
-        if status >> 16 == _EVENT_STOP or signo == signal.SIGCONT:
+        if status >> 16 == EVENT_STOP or signo == signal.SIGCONT:
             signo = 0  # of the stop that it comes from
             continue
-        registers = Registers()
-        ptrace(_GETREGS, pid, 0, ct.addressof(registers))
+        registers = Registers.of(pid)
         if signo == signal.SIGTRAP and registers.rip == entry + 1:
             registers.rip = entry
-            ptrace(_SETREGS, pid, 0, ct.addressof(registers))
+            registers.give(pid)
             return 0
         return signo

@@ -22,9 +22,9 @@ from typing import Literal
 
 from probes.hold import DEVICE, PAGE, HoldError, Region, plant
 from probes.loader import entry_point, past_loader
+from probes.ptrace import DETACH, TRACEME, ptrace
 from recordings import events as ev
 
-_PTRACE_TRACEME, _PTRACE_DETACH = 0, 17
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 
 
@@ -96,7 +96,7 @@ class Tracee:
         def before_exec() -> None:
             fcntl.ioctl(1, termios.TIOCSCTTY, 0)
             libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid() took
-            libc.ptrace(_PTRACE_TRACEME, 0, 0, 0)
+            ptrace(TRACEME, 0)
 
         identity: dict[str, object] = {}
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
@@ -113,9 +113,11 @@ class Tracee:
                 argv, stdin=reads, stdout=slave, stderr=slave, start_new_session=True,
                 preexec_fn=before_exec, env=environment, pass_fds=device, **identity,  # type: ignore[call-overload]
             )  # fmt: skip
-        except OSError as error:
+        except (OSError, subprocess.SubprocessError) as error:  # the latter: in before_exec
             os.close(self.master)
-            raise TraceeError(f"cannot run {argv[0]}: {error.strerror}") from error
+            why = "ptrace(2), or a terminal of its own, is refused here"
+            why = (error.strerror or why) if isinstance(error, OSError) else why
+            raise TraceeError(f"cannot run {argv[0]}: {why}") from error
         finally:
             for fd in {slave, reads, *device}:
                 os.close(fd)
@@ -130,7 +132,8 @@ class Tracee:
             except HoldError as error:
                 self.why_no_region = str(error)
         self._guardian = self._guard()
-        libc.ptrace(_PTRACE_DETACH, self.pid, 0, signal.SIGSTOP)
+        with contextlib.suppress(OSError):  # it was killed
+            ptrace(DETACH, self.pid, 0, signal.SIGSTOP)
         os.waitpid(self.pid, os.WUNTRACED)
         self.exited = False
         self._limit: int | None = None  # to be set when the dynamic loader is done

@@ -18,8 +18,7 @@ from itertools import zip_longest
 from recordings import events as ev
 from recordings.claims import functions, watched, within
 from recordings.events import NULL
-from recordings.report import SIGNS
-from recordings.steps import CALL_STEPS, CLEANUP_STEPS, STEPS
+from recordings.steps import CALL_STEPS, CLEANUP_STEPS, SIGNS, STEPS
 from recordings.story import Call, LinkState, Moment, Status, Story, readings, told
 from recordings.uapi import errno_text
 from recordings.verdict import fate

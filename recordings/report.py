@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from recordings import events as ev
 from recordings.claims import Claim, claims, functions
 from recordings.events import NULL, UNREAD, Ptr
-from recordings.steps import CLEANUP_STEPS, STEPS
+from recordings.steps import CLEANUP_STEPS, SIGNS, STEPS
 from recordings.story import (
     Call,
     Check,
@@ -22,7 +22,6 @@ from recordings.story import (
     LinkState,
     Moment,
     Object,
-    Status,
     Story,
     links,
     told,
@@ -43,7 +42,6 @@ WIDTH = 80
 IN_FULL = 8  # more calls than this are a table
 ROWS = 40  # of that table
 
-SIGNS: dict[Status, str] = {"pass": "✓", "fail": "✗", "unobservable": "○"}
 TITLES = {
     "linear_trace": "Linear Trace",
     "data_integrity": "Data Integrity",

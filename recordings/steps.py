@@ -231,3 +231,6 @@ STEPS: dict[str, StepKind] = {kind.id: kind for kind in _TABLE}
 # The ten steps of one socket() call, in the kernel's order.
 CALL_STEPS: tuple[str, ...] = tuple(kind.id for kind in _TABLE if not kind.cleanup)
 CLEANUP_STEPS: tuple[str, ...] = tuple(kind.id for kind in _TABLE if kind.cleanup)
+
+# Of the outcome of a check.
+SIGNS = {"pass": "✓", "fail": "✗", "unobservable": "○"}

@@ -69,10 +69,6 @@ LAYERS = {
     "socket": "struct socket",
     "sock": "struct sock",
 }
-POINTERS = {
-    "fd.file", "file.private_data", "file.f_op", "file.f_inode", "socket.file", "socket.sk",
-    "socket.ops", "sock.sk_socket", "sock.skc_prot",
-}  # fmt: skip
 
 
 def visible(text: str) -> str:

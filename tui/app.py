@@ -380,6 +380,8 @@ class Sockstep(App[None]):
         now = time.monotonic()
         past = now - self._arrived.get(event.tid, now)
         where = f"{event.symbol} {event.at}" if event.how == "frozen" else event.point
+        aside = self.moment is not None and self.moment.call.number != event.call
+        where += f" in call {event.call}" if aside else ""
         words = f"{hold_how(event)} at {where}, {past:.0f} s"
         if event.until is not None:
             words += f", {max(0, (event.until - event.since) / 1e9 - past):.0f} s left"

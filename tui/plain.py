@@ -13,7 +13,6 @@ from rich.cells import cell_len
 
 from recordings.stream import StreamError
 
-SIGNS = {"pass": "✓", "fail": "✗", "unobservable": "○"}
 UNCHECKED = "–"  # captured; another reading of the step makes the check
 AHEAD = "·"  # not reached, or not yet
 

@@ -14,13 +14,13 @@ from dataclasses import replace
 
 from recordings import commands
 from recordings import events as ev
-from recordings.steps import STEPS
+from recordings.steps import SIGNS, STEPS
 from recordings.story import Moment, Story
 from recordings.stream import StreamError
 from recordings.words import describe, duration, step_text, visible
 from tui import plain
 from tui.options import Options
-from tui.plain import SIGNS, UNCHECKED, ascii_wanted, to_ascii
+from tui.plain import UNCHECKED, ascii_wanted, to_ascii
 from tui.source import Live
 
 FROZEN = 0.2  # seconds at each step that the machine is frozen at: so its events come in order

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from recordings import events as ev
-from recordings.steps import CALL_STEPS, STEPS
+from recordings.steps import CALL_STEPS, SIGNS, STEPS
 from recordings.story import Call, Check, Moment, Story
 from recordings.uapi import errno_text
 from recordings.words import call_text, duration, visible
-from tui.plain import AHEAD, SIGNS, UNCHECKED
+from tui.plain import AHEAD, UNCHECKED
 from tui.views.look import QUIET, Look, cut, text
 
 STYLES = {"pass": "$success", "fail": "bold $error", "unobservable": "$warning"}

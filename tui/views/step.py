@@ -5,11 +5,11 @@ from __future__ import annotations
 from textual.content import Content
 
 from recordings import events as ev
-from recordings.steps import STEPS
+from recordings.steps import SIGNS, STEPS
 from recordings.story import Check, Hold, Moment, Story
 from recordings.uapi import errno_text, signal_name
 from recordings.words import call_text, duration, hold_how, hold_place, open_descriptors, visible
-from tui.plain import SIGNS, UNCHECKED
+from tui.plain import UNCHECKED
 from tui.views.call import STYLES
 from tui.views.look import QUIET, Look, cut, text, wrapped
 
