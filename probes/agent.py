@@ -385,7 +385,9 @@ class Agent:
                 raise Interrupted(signo)
 
     def _read_commands(self) -> None:
-        data = os.read(0, 65536)
+        data = b""
+        with contextlib.suppress(OSError):  # a terminal that hung up
+            data = os.read(0, 65536)
         if not data:  # the app is gone
             self._leaving = True
             return
