@@ -252,8 +252,8 @@ class Agent:
 
     def _ended(self, pid: int, t: int) -> None:
         """A process is no more: its number may be another's soon."""
-        if self._attached is not None:
-            self._attached.follow(pid, False)
+        assert self._attached is not None
+        self._attached.follow(pid, False)
         if (pidfd := self._children.pop(pid, None)) is not None:
             self._stopping.pop(pid, None)
             os.close(pidfd)

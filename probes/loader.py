@@ -13,17 +13,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from probes.ptrace import (
-    CONT,
-    DETACH,
-    EVENT_STOP,
-    EXITKILL,
-    PEEKTEXT,
-    POKETEXT,
-    SEIZE,
-    Registers,
-    ptrace,
-)  # fmt: skip
+from probes import ptrace as pt
 
 _AT_BASE, _AT_ENTRY = 7, 9  # include/uapi/linux/auxvec.h
 _INT3 = 0xCC
@@ -54,7 +44,7 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
     wait status.
     """
     try:
-        ptrace(SEIZE, pid, 0, EXITKILL)  # should we die, it would meet the breakpoint
+        pt.ptrace(pt.SEIZE, pid, 0, pt.EXITKILL)  # should we die, it would meet the breakpoint
     except OSError:
         do()
         os.kill(pid, signal.SIGCONT)
@@ -64,11 +54,11 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
         _, status = os.waitpid(pid, 0)
         if not os.WIFSTOPPED(status):
             raise _Died(status)
-        word = ptrace(PEEKTEXT, pid, entry)
-        ptrace(POKETEXT, pid, entry, word & ~0xFF | _INT3)
+        word = pt.ptrace(pt.PEEKTEXT, pid, entry)
+        pt.ptrace(pt.POKETEXT, pid, entry, word & ~0xFF | _INT3)
         os.kill(pid, signal.SIGCONT)
         signo = _run_to(pid, entry)
-        ptrace(POKETEXT, pid, entry, word)
+        pt.ptrace(pt.POKETEXT, pid, entry, word)
         do()
     except _Died as died:
         return died.status
@@ -76,7 +66,7 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
         os.kill(pid, signal.SIGCONT)
     finally:
         with contextlib.suppress(OSError):
-            ptrace(DETACH, pid, 0, signo)
+            pt.ptrace(pt.DETACH, pid, 0, signo)
     return None
 
 
@@ -84,15 +74,15 @@ def _run_to(pid: int, entry: int) -> int:
     """Until the breakpoint there, 0, or a signal that is not ours, which it has not taken yet."""
     signo = 0
     while True:
-        ptrace(CONT, pid, 0, signo)
+        pt.ptrace(pt.CONT, pid, 0, signo)
         _, status = os.waitpid(pid, 0)
         if not os.WIFSTOPPED(status):
             raise _Died(status)
         signo = os.WSTOPSIG(status)
-        if status >> 16 == EVENT_STOP or signo == signal.SIGCONT:
+        if status >> 16 == pt.EVENT_STOP or signo == signal.SIGCONT:
             signo = 0  # of the stop that it comes from
             continue
-        registers = Registers.of(pid)
+        registers = pt.Registers.of(pid)
         if signo == signal.SIGTRAP and registers.rip == entry + 1:
             registers.rip = entry
             registers.give(pid)

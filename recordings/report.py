@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 from recordings import events as ev
 from recordings.claims import Claim, claims, functions
@@ -34,6 +33,7 @@ from recordings.words import (
     hold_how,
     hold_place,
     open_descriptors,
+    recorded_at,
     state_text,
     visible,
 )
@@ -110,14 +110,6 @@ _ADDRESSES = {
     "masked": "masked: equal ones are equal, and say no more",
     "hashed": "hashed by the kernel's %p: equal ones are equal, and say no more",
 }
-
-
-def recorded_at(header: ev.Header) -> datetime | None:
-    """When a recording began, by the clock on the wall; None: not told, or no time."""
-    try:
-        return datetime.fromtimestamp(header.wall, UTC) if header.wall else None
-    except (OverflowError, ValueError, OSError):
-        return None
 
 
 def _facts(story: Story) -> dict[str, object]:

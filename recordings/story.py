@@ -225,9 +225,8 @@ class Story:
     held: dict[int, Hold] = field(default_factory=dict)
     holds: list[Hold] = field(default_factory=list)
     lost: int = 0
-    _live: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
+    _made: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
     _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
-    _freed: set[tuple[int, ev.Kind, Ptr]] = field(default_factory=set)
     _silences: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
@@ -316,19 +315,17 @@ class Story:
         made = Object(event.kind, event.at, generation, event.call, event)
         self.ledger.append(made)
         self._newest[event.kind, event.at] = made
-        self._live[event.call, event.kind, event.at] = made
+        self._made[event.call, event.kind, event.at] = made
         if call := self.calls.get(event.call):
             call.objects[event.kind] = made
 
     def _free(self, event: ev.Free) -> None:
-        key = event.call, event.kind, event.at
-        freed = self._live.pop(key, None)
-        if freed is not None:
-            freed.free = event
-            self._freed.add(key)
+        made = self._made.get((event.call, event.kind, event.at))
+        if made is not None and made.free is None:
+            made.free = event
             return
         self.strays.append(event)
-        if key in self._freed:
+        if made is not None:
             self.twice.append(event)
 
     def _held(self, event: ev.Held) -> None:

@@ -134,7 +134,7 @@ def _linear(story: Story, call: Call) -> Check:
         return Check("unobservable", f"{', '.join(gaps)} not captured: {_why_not(story, gaps)}")
     if call.result < 0 and story.lost and call.edge is None:
         text = f"how far it came is not known: {story.lost} events were lost"
-        return Check("unobservable", f"it {_failed_with(call)}; {text}")
+        return Check("unobservable", f"it returned {errno_text(call.result)}; {text}")
     passed = sum(check.status == "pass" for check in steps.values())
     text = f"{passed} of {len(CALL_STEPS)} steps verified, in the kernel's order"
     if call.result < 0:
@@ -150,10 +150,6 @@ def _linear(story: Story, call: Call) -> Check:
 
 def _besides(unseen: list[str]) -> str:
     return f"; not observable here: {', '.join(unseen)}" if unseen else ""
-
-
-def _failed_with(call: Call) -> str:
-    return f"returned {errno_text(call.result or 0)}"
 
 
 def _is_edge(call: Call, id: str) -> bool:

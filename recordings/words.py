@@ -7,6 +7,7 @@ recording reads the same wherever it is replayed.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 
 from recordings import events as ev
 from recordings.commands import HOLDS
@@ -273,6 +274,14 @@ def hold_place(event: ev.Held) -> str:
     if event.how == "frozen":
         return f"at {event.point}, {event.symbol} {event.at}"
     return f"at {event.point}" + (f", {HOLDS[event.point]}" if event.point in HOLDS else "")
+
+
+def recorded_at(header: ev.Header) -> datetime | None:
+    """When a recording began, by the clock on the wall; None: not told, or no time."""
+    try:
+        return datetime.fromtimestamp(header.wall, UTC) if header.wall else None
+    except (OverflowError, ValueError, OSError):
+        return None
 
 
 def open_descriptors(event: ev.Held) -> str:

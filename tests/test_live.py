@@ -526,6 +526,8 @@ def test_ended_before_it_began_it_leaves_no_program() -> None:
             status = running.process.wait(10)
             assert status in (0, 128 + signal.SIGTERM)
             assert b"Traceback" not in running.process.communicate()[1]
+            if status:  # nothing had begun
+                wait_for(lambda: sleepers() == [])
             for pid in sleepers():
                 wait_for(lambda pid=pid: process_state(pid) not in ("T", "t"))
                 os.kill(pid, signal.SIGKILL)

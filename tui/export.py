@@ -11,9 +11,8 @@ from pathlib import Path
 from textual.content import Content
 
 from recordings.events import Header
-from recordings.report import recorded_at
 from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, read
-from recordings.words import visible
+from recordings.words import recorded_at, visible
 from tui import places
 from tui.views import diagram, step
 from tui.views.look import QUIET, Look, cut, text

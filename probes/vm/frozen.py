@@ -425,10 +425,6 @@ class Frozen:
     def _returned(self, hit: _Hit) -> None:
         self._calls.pop(hit.tid, None)
         if self._limit is not None and self._limit[0] == hit.tid:
-            self._raise_limit()
-
-    def _raise_limit(self) -> None:
-        if self._limit is not None:
             _, task, before = self._limit
             self._guest.limit(task, before)
             self._limit = None
@@ -449,14 +445,15 @@ class Frozen:
         symbol, at = place
         if not mine and symbol not in CLEANUPS:
             return None
-        if stop.watched and not (registers := self._kprobes.registers(place, registers)):
-            if mine and not self._understood:
-                raise GdbError(f"the registers at {symbol} were not found on its stack")
-            if mine:  # QEMU tells of one CPU at a time, of another one that stopped then later
-                where = f"{symbol} {at}, and was past it when that was told: it was not held"
-                self._note(f"thread {tid} came to {where}")
-            return None  # or read by someone else, who looks at the kprobes
-        self._understood = True
+        if stop.watched:
+            if not (registers := self._kprobes.registers(place, registers)):
+                if mine and not self._understood:
+                    raise GdbError(f"the registers at {symbol} were not found on its stack")
+                if mine:  # QEMU tells of one CPU at a time, of another one that stopped then later
+                    where = f"{symbol} {at}, and was past it when that was told: it was not held"
+                    self._note(f"thread {tid} came to {where}")
+                return None  # or read by someone else, who looks at the kprobes
+            self._understood = True
         call = self._calls.get(tid) if mine else None
         ip = registers["rip"]
         if at == "exit":
@@ -686,7 +683,8 @@ class Frozen:
     def _tell_stacks(self, anyhow: int = 0) -> None:
         """Those that have their names; the one of the id `anyhow` without them too.
 
-        The agent cannot give them while its own CPU is the one that is held: it does afterwards.
+        The agent cannot give them while it waits for RCU, and RCU for the CPU that is held
+        (membarrier(2), at the tracee's end): it does afterwards.
         """
         for id, stack in list(self._nameless.items()):
             frames = [self._names.get(at, hex(at)) for at in stack]
@@ -713,13 +711,14 @@ class Frozen:
         self._run_ahead(hit)
 
     def _drop(self) -> None:
-        """The tracee is held up no more, come what may: the machine runs on."""
+        """The tracee is held up no more, come what may: the machine runs on.
+
+        A lowered limit stays: the tracee is killed next, or the machine ends with us.
+        """
         self._no_longer()
         hit, gdb = self._held, self._gdb
         if gdb is not None:
             cpu = hit.cpu if hit is not None else gdb.interrupt().cpu
-            gdb.registers(cpu)  # whose memory is written
-            self._raise_limit()
             if hit is not None:
                 self._tell_released(hit, "detach")
         standing = [waiting.cpu for waiting in self._queue]
