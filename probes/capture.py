@@ -14,6 +14,7 @@ from probes.kallsyms import Kallsyms
 from recordings import events as ev
 from recordings.commands import HOLDS, REFUSALS
 from recordings.events import Ptr
+from recordings.stacks import INTERRUPT, functions
 
 STACK_DEPTH = 32
 _EXITING_CALLS = 16  # calls of an exiting task that are told so, at most
@@ -287,14 +288,14 @@ class Decoder:
         if call is None:
             return
         frames, stack = self._stack(raw)
-        functions = [frame.partition("+")[0] for frame in frames]
+        own = functions(frames)
         for id in point.steps:
-            if (symbol := self._reached(id, functions, point)) and (call, id) not in self._cleanup:
+            if (symbol := self._reached(id, own, point)) and (call, id) not in self._cleanup:
                 self._cleanup.add((call, id))
                 self._emit(self._made(raw, point, call, id, stack, symbol))
         kind = KINDS[raw.kind]
         self._free(raw, call, kind, self._symbols.frame(raw.site), stack)  # type: ignore[arg-type]
-        if kind == "file" and not any("sys_close" in name for name in functions):
+        if kind == "file" and not any("sys_close" in name for name in own):
             # No table can hold a file that is freed: its descriptor went without close(2).
             left = call in self._left_open
             site = "do_exit" if left else "the file is freed: no table holds it"
@@ -302,7 +303,7 @@ class Decoder:
         self._armed(raw, call, point.steps[-1] if point.steps else "")
 
     @staticmethod
-    def _reached(id: str, functions: list[str], point: Point) -> str:
+    def _reached(id: str, own: list[str], point: Point) -> str:
         """The function that a cleanup step is named after, where the stack shows it; or ""."""
         names = {
             "CLEANUP_FPUT": ("__fput", "____fput"),
@@ -313,7 +314,7 @@ class Decoder:
             "CLEANUP_SK_DESTRUCT": ("__sk_destruct", "__sk_free", "sk_free", "kmem_cache_free"),
             "CLEANUP_SOCK_FREE_INODE": ("sock_free_inode", "rcu_do_batch", "rcu_core"),
         }[id]
-        return next((name for name in names if name in functions), "")
+        return next((name for name in names if name in own), "")
 
     def _closed(self, raw: Raw) -> None:
         call = self._call(raw)
@@ -431,9 +432,6 @@ _TRACING = (
     "syscall_trace_enter", "trace_syscall_",
 )  # fmt: skip
 _RETURNS = ("kretprobe_trampoline", "__kretprobe_trampoline", "arch_rethook_trampoline")
-# Where an interrupt begins (and RCU's part of it): beyond is whatever task it came amid.
-_INTERRUPT = ("rcu_do_batch", "rcu_core", "handle_softirqs", "__do_softirq", "asm_sysvec_",
-              "asm_common_interrupt")  # fmt: skip
 _CUT = (
     "a stack ends below the first function that has a kretprobe, where the kernel could not unwind "
     "through that (before Linux 5.15 it never can)"
@@ -449,7 +447,7 @@ def _kernel_only(frames: list[str], point: Point) -> tuple[list[str], bool]:
     """
     inner: list[int] = []
     for i, frame in enumerate(frames[:16]):
-        if frame.startswith(_INTERRUPT):
+        if frame.startswith(INTERRUPT):
             break  # tracing machinery beyond was itself interrupted: it is not this probe's
         if frame.startswith(_TRACING):
             inner.append(i)

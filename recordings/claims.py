@@ -16,6 +16,7 @@ from functools import wraps
 from typing import Literal
 
 from recordings import events as ev
+from recordings import stacks
 from recordings.events import NULL, Ptr
 from recordings.steps import CLEANUP_STEPS
 from recordings.story import Call, Moment, Object, Story, told
@@ -113,9 +114,8 @@ def _each_call(rule: Callable[[Story, Call], Iterator[Finding]]) -> _Rule:
 
 
 def functions(story: Story, stack: int | None) -> list[str]:
-    """The functions of a kernel stack, innermost first."""
-    frames = story.stacks.get(stack, []) if stack is not None else []
-    return [frame.partition("+")[0] for frame in frames]
+    """The functions of a kernel stack, innermost first, up to an interrupt."""
+    return stacks.functions(story.stacks.get(stack, []) if stack is not None else [])
 
 
 def watched(story: Story, function: str) -> bool:

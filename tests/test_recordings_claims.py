@@ -423,6 +423,11 @@ def test_whether_it_leaks_may_not_be_known() -> None:
     assert found(of([*never, refused]))["6-leak"].status == "not tested", "nothing was allocated"
 
 
+def test_what_an_interrupt_came_amid_is_no_evidence() -> None:
+    amid = stacked(emfile(), "sock", "__sk_destruct", "rcu_do_batch", "asm_sysvec_x", "iput")
+    assert found(of(amid))["5-sock"].status != "confirmed"
+
+
 def test_a_stack_that_was_not_read_refutes_nothing() -> None:
     assert found(of(stacked(emfile(), "socket")))["rcu"].status == "not tested"
 

@@ -1,0 +1,52 @@
+"""What the decoder makes of stacks that no run here gives when one asks for it."""
+
+from __future__ import annotations
+
+from probes.backends import BACKENDS, KINDS
+from probes.capture import Decoder, Raw
+from probes.kallsyms import Kallsyms
+from recordings import events as ev
+from recordings.stacks import functions
+
+# As read on 6.1: RCU ran on a CPU whose task, not the tracee, was in a close(2) of its own.
+AMID_A_CLOSE = (
+    "rcu_do_batch", "rcu_core", "__do_softirq", "asm_sysvec_apic_timer_interrupt", "__fput",
+    "__x64_sys_close", "do_syscall_64",
+)  # fmt: skip
+
+
+class Named(Kallsyms):
+    """Addresses 1, 2, 3 … are the functions of a stack."""
+
+    def __init__(self, *names: str) -> None:
+        self._names = names
+
+    def frame(self, address: int) -> str:
+        return f"{self._names[address - 1]}+0x10" if address else "0x0"
+
+
+def test_a_stack_is_told_as_far_as_its_interrupt() -> None:
+    assert functions(f"{name}+0x10" for name in AMID_A_CLOSE) == ["rcu_do_batch"]
+    assert functions(["inet_release+0x1", "__sock_release+0x2"]) == [
+        "inet_release", "__sock_release",
+    ]  # fmt: skip
+
+
+def test_a_file_that_rcu_frees_amid_another_task_s_close_took_its_descriptor_along() -> None:
+    backend = BACKENDS["kprobe"]
+    numbers = {point.name: number for number, point in enumerate(backend.points)}
+    told: list[ev.Event] = []
+    decoder = Decoder(backend, Named(*AMID_A_CLOSE), False, told.append)
+    owner = {"owner_pid": 7, "owner_tid": 7, "t0": 1}
+    decoder.feed(Raw(point=numbers["ENTER"], t=1, pid=7, tid=7, **owner))
+    decoder.live = {(1, "file"): "0xffff88800a36e600", (1, "fd"): "3"}
+    free = Raw(point=numbers["FREE_FILE"], t=2, pid=9, tid=9, kind=KINDS.index("file"), **owner)
+    for at in range(len(AMID_A_CLOSE)):
+        free.stack[at] = at + 1
+    free.nstack = 8 * len(AMID_A_CLOSE)
+    decoder.feed(free)
+    freed = [event for event in told if isinstance(event, ev.Free)]
+    assert [(event.kind, event.at) for event in freed] == [
+        ("file", "0xffff88800a36e600"), ("fd", "3"),
+    ]  # fmt: skip
+    assert decoder.live == {}
