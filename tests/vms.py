@@ -16,7 +16,7 @@ from functools import cache
 from typing import TypeVar
 
 from probes.vm import kernels
-from tests.live import ROOT, unless
+from tests.agent import ROOT, unless
 
 ALL = tuple(kernels.SUITES)  # 5.10, 6.1, 6.12, sid
 T = TypeVar("T")

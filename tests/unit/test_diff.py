@@ -21,9 +21,9 @@ from recordings.events import NULL
 from recordings.mask import masked
 from recordings.story import Story
 from recordings.stream import read
-from tests.streams import FILE, SOCKET
-from tests.streams import call as good_call
-from tests.test_recordings_claims import (
+from tests.builders import FILE, SOCKET
+from tests.builders import call as good_call
+from tests.unit.test_claims import (
     GOOD,
     INET,
     IPUT,
@@ -33,9 +33,9 @@ from tests.test_recordings_claims import (
     stacked,
     window,
 )
-from tests.test_recordings_report import HOSTILE, hostile
-from tests.test_recordings_schema import any_event
-from tests.test_recordings_story import (
+from tests.unit.test_report import HOSTILE, hostile
+from tests.unit.test_schema import any_event
+from tests.unit.test_story import (
     PID,
     US,
     T,
@@ -50,7 +50,7 @@ from tests.test_recordings_story import (
     without,
 )
 
-SAMPLES = sorted((Path(__file__).parent.parent / "recordings/samples").glob("*.jsonl"))
+SAMPLES = sorted((Path(__file__).parent.parent.parent / "recordings/samples").glob("*.jsonl"))
 Events = list[ev.Event]
 WATCHED = (
     "__fput", "sock_close", "__sock_release", "inet_release", "__sk_destruct", "iput",

@@ -12,7 +12,7 @@ import pytest
 from textual.pilot import Pilot
 
 from recordings.stream import read
-from tests.test_app import terminal  # noqa: F401 (a fixture)
+from tests.app.test_app import terminal  # noqa: F401 (a fixture)
 from tui.app import Sockstep
 from tui.places import SAMPLES
 from tui.source import Replay

@@ -18,10 +18,10 @@ from recordings.steps import CALL_STEPS
 from recordings.story import Story
 from recordings.stream import read
 from recordings.verdict import judge
-from tests.streams import FILE, SOCK, SOCKET
-from tests.streams import call as good_call
-from tests.test_recordings_schema import any_event
-from tests.test_recordings_story import (
+from tests.builders import FILE, SOCK, SOCKET
+from tests.builders import call as good_call
+from tests.unit.test_schema import any_event
+from tests.unit.test_story import (
     PID,
     T,
     beginning,
@@ -35,7 +35,7 @@ from tests.test_recordings_story import (
     without,
 )
 
-SAMPLES = sorted((Path(__file__).parent.parent / "recordings/samples").glob("*.jsonl"))
+SAMPLES = sorted((Path(__file__).parent.parent.parent / "recordings/samples").glob("*.jsonl"))
 HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]\u202egnp.exe\r\n\x9b1m\u2028"
 
 

@@ -21,7 +21,7 @@ from recordings import commands as cmd
 from recordings import events as ev
 from recordings.story import Call, Story
 from recordings.verdict import judge, outcome
-from tests.live import (
+from tests.agent import (
     LIVING,
     PROGRAMS,
     ROOT,

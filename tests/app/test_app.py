@@ -20,7 +20,7 @@ from recordings import diff
 from recordings import events as ev
 from recordings.story import Story
 from recordings.stream import encode, read
-from tests import streams
+from tests import builders
 from tui.app import Sockstep
 from tui.pane import Pane
 from tui.puzzle import Comparison
@@ -76,7 +76,7 @@ def recording(path: Path, events: list[ev.Event]) -> Path:
 
 @pytest.fixture
 def two_calls(tmp_path: Path) -> Path:
-    return recording(tmp_path / "two.jsonl", streams.whole(2))
+    return recording(tmp_path / "two.jsonl", builders.whole(2))
 
 
 def text(app: Sockstep, pane: str) -> str:
@@ -226,22 +226,22 @@ async def test_links_tell_their_state_in_words_and_shape(two_calls: Path) -> Non
         assert "│ sk linked" in late
         assert "linked sk_socket │" in late
         assert "fdt->fd[3]*linked" in late, "the star says that it changed here"
-        for address in (streams.FILE, streams.SOCKET, streams.SOCK):
+        for address in (builders.FILE, builders.SOCKET, builders.SOCK):
             assert f"@ {address}" in late
 
     await over(two_calls, drive)
 
 
 async def test_broken_and_freed_links(tmp_path: Path) -> None:
-    events = streams.header() + streams.call()
+    events = builders.header() + builders.call()
     elsewhere = "0xffff8881deadbeef"
     common = {"call": 1, "pid": 4711, "tid": 4711, "comm": "x", "cpu": 0, "probe": "p",
               "symbol": "f", "at": "inside"}  # fmt: skip
-    file = ev.File(at=streams.FILE, private_data=elsewhere)
-    socket = ev.Socket(at=streams.SOCKET, sk=streams.SOCK)
+    file = ev.File(at=builders.FILE, private_data=elsewhere)
+    socket = ev.Socket(at=builders.SOCKET, sk=builders.SOCK)
     events += [
         ev.Step(t=1_011_000_000, id="CLEANUP_FPUT", snap=ev.Snapshot(file=file), **common),  # type: ignore[arg-type]
-        ev.Free(t=1_011_000_001, call=1, kind="sock", at=streams.SOCK, site="x", pid=1, comm="x",
+        ev.Free(t=1_011_000_001, call=1, kind="sock", at=builders.SOCK, site="x", pid=1, comm="x",
                 cpu=0),
         ev.Step(t=1_011_000_002, id="CLEANUP_IPUT", snap=ev.Snapshot(socket=socket), **common),  # type: ignore[arg-type]
     ]  # fmt: skip
@@ -292,7 +292,7 @@ async def test_the_badge_of_a_replay(two_calls: Path) -> None:
 
 
 async def test_not_observable_is_said_with_its_reason(tmp_path: Path) -> None:
-    events = [e for e in streams.whole() if not (isinstance(e, ev.Step) and e.id == "STEP_10")]
+    events = [e for e in builders.whole() if not (isinstance(e, ev.Step) and e.id == "STEP_10")]
     events.insert(1, ev.Blind(t=1_000_000_000, step="STEP_10", why="no tracepoint fires there"))
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
@@ -309,7 +309,7 @@ async def test_not_observable_is_said_with_its_reason(tmp_path: Path) -> None:
 
 
 async def test_losses_are_shown(tmp_path: Path) -> None:
-    events = streams.whole()
+    events = builders.whole()
     events.insert(-1, ev.Lost(t=1_030_000_000, count=17, what="the ring buffer"))
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
@@ -320,7 +320,7 @@ async def test_losses_are_shown(tmp_path: Path) -> None:
 
 async def test_hostile_text_never_reaches_the_terminal_as_such(tmp_path: Path) -> None:
     evil = "\x1b]0;owned\x07\x1b[2J[red]no[/red][@click=app.bell]x[/]\u202eabc\r\n\x9b31m"
-    events = streams.header((f"./{evil}", evil)) + streams.call() + streams.end()
+    events = builders.header((f"./{evil}", evil)) + builders.call() + builders.end()
     for number, event in enumerate(events):
         if isinstance(event, ev.Step | ev.Enter):
             event.comm = evil
@@ -449,7 +449,7 @@ async def test_g_goes_to_a_number_a_name_or_a_call(two_calls: Path, wish: str, w
     ("words", "where"),
     [
         ("tcp_prot", "1 STEP_13"),  # the kernel's name of an address
-        (streams.SOCK[-6:], "1 STEP_13"),  # the address itself
+        (builders.SOCK[-6:], "1 STEP_13"),  # the address itself
         ("vfs_wrap", "1 STEP_14"),
         ("swapper", "1 CLEANUP_SOCK_RELEASE"),  # in a free: the nearest step
     ],
@@ -573,7 +573,7 @@ async def test_e_exports(
     assert content in data
     assert written.stat().st_mode & 0o777 == 0o600
     if kind == 3:
-        assert streams.SOCKET.encode() not in data
+        assert builders.SOCKET.encode() not in data
         assert Story.of(read(written)).moments[-1].links.keys()
 
 
@@ -581,7 +581,7 @@ async def test_e_exports(
 
 
 async def test_n_at_the_newest_step_runs_the_program_on() -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert badge(app).startswith("STOPPED  before its first instruction")
@@ -589,7 +589,7 @@ async def test_n_at_the_newest_step_runs_the_program_on() -> None:
         assert source.sent == [cmd.Next()]
         await pilot.press("n")
         assert source.sent == [cmd.Next()], "one at a time"
-        source.say(*streams.call())
+        source.say(*builders.call())
         await settle(pilot)
         assert at(app) == "1 USER_EXEC", "the first of the new steps"
         assert badge(app).startswith("STOPPED  at the return of socket()")
@@ -598,7 +598,7 @@ async def test_n_at_the_newest_step_runs_the_program_on() -> None:
         assert len(source.sent) == 1, "walking through what was captured runs nothing"
         await pilot.press("n")
         assert source.sent[1:] == [cmd.Next()]
-        source.say(*streams.call(2, t=1_012_000_000, fd=4))
+        source.say(*builders.call(2, t=1_012_000_000, fd=4))
         await settle(pilot)
         assert at(app) == "2 USER_EXEC"
 
@@ -606,7 +606,7 @@ async def test_n_at_the_newest_step_runs_the_program_on() -> None:
 
 
 async def test_arrows_never_run_the_program() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("end", "down", "right", "down")
@@ -616,7 +616,7 @@ async def test_arrows_never_run_the_program() -> None:
 
 
 async def test_c_continues_to_the_next_stop_and_the_first_new_step() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("home", "c")
@@ -624,7 +624,7 @@ async def test_c_continues_to_the_next_stop_and_the_first_new_step() -> None:
         source.say(ev.State(t=1_011_000_000, pid=4711, state="running"))
         await settle(pilot)
         assert badge(app).startswith("RUNNING")
-        source.say(*streams.call(2, t=1_012_000_000, fd=4)[1:])
+        source.say(*builders.call(2, t=1_012_000_000, fd=4)[1:])
         await settle(pilot)
         assert at(app) == "2 USER_EXEC"
 
@@ -632,7 +632,7 @@ async def test_c_continues_to_the_next_stop_and_the_first_new_step() -> None:
 
 
 async def test_ctrl_c_stops_the_running_program() -> None:
-    source = Scripted(*streams.header(), ev.State(t=1_011_000_000, pid=4711, state="running"))
+    source = Scripted(*builders.header(), ev.State(t=1_011_000_000, pid=4711, state="running"))
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("ctrl+c")
@@ -642,7 +642,7 @@ async def test_ctrl_c_stops_the_running_program() -> None:
 
 
 async def test_r_restarts_and_a_new_header_begins_a_new_story() -> None:
-    source = Scripted(*streams.header(), *streams.call(), *streams.end())
+    source = Scripted(*builders.header(), *builders.call(), *builders.end())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert badge(app).startswith("EXITED  with status 0")
@@ -650,7 +650,7 @@ async def test_r_restarts_and_a_new_header_begins_a_new_story() -> None:
         assert source.sent == [], "what has ended does not run on"
         await pilot.press("r")
         assert source.sent == [cmd.Restart()]
-        source.say(*streams.header(pid=4712))
+        source.say(*builders.header(pid=4712))
         await settle(pilot)
         assert app.moment is None
         assert "pid 4712" in text(app, "title")
@@ -661,7 +661,7 @@ async def test_r_restarts_and_a_new_header_begins_a_new_story() -> None:
 
 
 async def test_i_offers_every_signal_now() -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("i")
@@ -684,7 +684,7 @@ async def test_i_offers_every_signal_now() -> None:
 
 
 async def test_i_arms_a_signal_at_a_step_that_a_probe_sees() -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("i")
@@ -700,7 +700,7 @@ async def test_i_arms_a_signal_at_a_step_that_a_probe_sees() -> None:
 
 
 async def test_i_offers_the_failures_of_the_next_call() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         for _ in range(2):
@@ -718,7 +718,7 @@ async def test_i_offers_the_failures_of_the_next_call() -> None:
 
 
 async def test_i_refuses_with_the_errno_that_one_likes() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("i")
@@ -740,7 +740,7 @@ async def test_i_refuses_with_the_errno_that_one_likes() -> None:
 
 
 async def test_b_toggles_the_stop_under_the_cursor() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("home", "n")
@@ -755,7 +755,7 @@ async def test_b_toggles_the_stop_under_the_cursor() -> None:
 
 
 async def test_b_without_a_step_and_B_open_the_list_of_stops() -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("b")
@@ -790,7 +790,7 @@ async def test_q_asks_while_the_tracee_lives(keys: list[str], farewell: cmd.Comm
         await settle(pilot)
         assert not app.is_running
 
-    app = await with_agent(Scripted(*streams.header()), drive)
+    app = await with_agent(Scripted(*builders.header()), drive)
     assert app.farewell == farewell
 
 
@@ -803,11 +803,11 @@ async def test_q_can_be_taken_back() -> None:
         assert app.is_running
         assert not isinstance(app.screen, Choose)
 
-    await with_agent(Scripted(*streams.header()), drive)
+    await with_agent(Scripted(*builders.header()), drive)
 
 
 async def test_q_does_not_ask_when_nothing_lives(two_calls: Path) -> None:
-    source = Scripted(*streams.header(), *streams.call(), *streams.end())
+    source = Scripted(*builders.header(), *builders.call(), *builders.end())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("q")
@@ -824,14 +824,14 @@ async def test_a_child_s_end_is_not_the_programs() -> None:
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert badge(app).startswith("STOPPED  at the return of socket()")
 
-    await with_agent(Scripted(*streams.header(), *streams.call(), child), drive)
+    await with_agent(Scripted(*builders.header(), *builders.call(), child), drive)
 
 
 async def test_a_child_that_stands_can_go_on() -> None:
     """While the program itself waits for it."""
     child = ev.State(t=1_011_000_000, pid=5000, state="stopped", why="at the return of socket()")
     goes = ev.State(t=1_010_900_000, pid=4711, state="running")
-    source = Scripted(*streams.header(), *streams.call(), goes, child)
+    source = Scripted(*builders.header(), *builders.call(), goes, child)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert badge(app).startswith("STOPPED  child 5000, at the return of socket()")
@@ -844,7 +844,7 @@ async def test_a_child_that_stands_can_go_on() -> None:
 async def test_children_that_outlive_the_program_are_said() -> None:
     fork = ev.Fork(t=1_011_000_000, pid=4711, child=5000, followed=True)
     gone = ev.State(t=1_012_000_000, pid=4711, state="exited", status=0)
-    source = Scripted(*streams.header(), *streams.call(), fork, gone)
+    source = Scripted(*builders.header(), *builders.call(), fork, gone)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert badge(app).startswith("EXITED  with status 0; 1 child lives on")
@@ -856,13 +856,13 @@ async def test_children_that_outlive_the_program_are_said() -> None:
 
 
 async def test_the_question_goes_when_there_is_nothing_left_to_ask() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("q")
         await settle(pilot)
         assert isinstance(app.screen, Choose)
-        source.say(*streams.end())
+        source.say(*builders.end())
         await settle(pilot)
         assert not isinstance(app.screen, Choose)
         assert badge(app).startswith("EXITED")
@@ -873,8 +873,8 @@ async def test_the_question_goes_when_there_is_nothing_left_to_ask() -> None:
 @pytest.mark.parametrize("key", ["slash", "g", "i", "B", "q", "s", "e", "k", "D", "t"])
 async def test_keys_typed_ahead_of_a_screen_are_the_screens(key: str, tmp_path: Path) -> None:
     """SSH sends what was typed in one piece: `r` behind `/` must not restart the program."""
-    source = Scripted(*streams.header(), *streams.call())
-    source.path = recording(tmp_path / "r.jsonl", streams.whole())
+    source = Scripted(*builders.header(), *builders.call())
+    source.path = recording(tmp_path / "r.jsonl", builders.whole())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         before = at(app)
@@ -890,7 +890,7 @@ async def test_keys_typed_ahead_of_a_screen_are_the_screens(key: str, tmp_path: 
 
 
 async def test_nothing_can_be_asked_of_a_program_that_has_ended() -> None:
-    source = Scripted(*streams.header(), *streams.call(), *streams.end())
+    source = Scripted(*builders.header(), *builders.call(), *builders.end())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         for key in ("i", "t", "ctrl+c"):
@@ -904,7 +904,7 @@ async def test_nothing_can_be_asked_of_a_program_that_has_ended() -> None:
 
 
 async def test_an_injection_that_failed_is_said() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         source.say(ev.Inject(t=1_011_000_000, what="signal", pid=4711, signo=15, result=-3))
@@ -915,7 +915,7 @@ async def test_an_injection_that_failed_is_said() -> None:
 
 
 async def test_t_types_a_line_for_the_program() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("t", *"ab", "enter")
@@ -929,7 +929,7 @@ async def test_t_types_a_line_for_the_program() -> None:
 
 async def test_the_same_word_is_not_said_twice() -> None:
     running = ev.State(t=1_012_000_000, pid=4711, state="running")
-    source = Scripted(*streams.header(), *streams.call(), running)
+    source = Scripted(*builders.header(), *builders.call(), running)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         told: list[str] = []
@@ -941,7 +941,7 @@ async def test_the_same_word_is_not_said_twice() -> None:
 
 
 async def test_a_step_that_came_before_its_call_by_the_clock_is_drawn(tmp_path: Path) -> None:
-    events = streams.whole(1)
+    events = builders.whole(1)
     next(event for event in events if isinstance(event, ev.Enter)).t += 10**9
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
@@ -953,7 +953,7 @@ async def test_a_step_that_came_before_its_call_by_the_clock_is_drawn(tmp_path: 
 
 
 async def test_what_a_name_or_a_number_has_in_it_is_spelled_out(tmp_path: Path) -> None:
-    events = streams.whole(1)
+    events = builders.whole(1)
     number = next(e for e in events if isinstance(e, ev.Alloc) and e.kind == "fd")
     number.at = "\x1b]0;x\x1b\\3"
 
@@ -1001,7 +1001,7 @@ async def test_what_is_cut_does_not_look_whole() -> None:
 
 
 async def test_an_agent_that_is_gone_is_said_and_its_story_stays() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         source.end()
@@ -1018,7 +1018,7 @@ async def test_an_agent_that_is_gone_is_said_and_its_story_stays() -> None:
 def held(since: int) -> list[ev.Event]:
     """A hold in the middle of the made-up call."""
     frames = ["handle_userfault", "bpf_lsm_socket_post_create", "__sock_create", "__sys_socket"]
-    snap = ev.Snapshot(socket=ev.Socket(at=streams.SOCKET))
+    snap = ev.Snapshot(socket=ev.Socket(at=builders.SOCKET))
     return [
         ev.Stack(t=since, id=7, frames=frames),
         ev.Held(t=since + 9000, call=1, point="socket_post_create", pid=4711, tid=4711, state="S",
@@ -1028,10 +1028,10 @@ def held(since: int) -> list[ev.Event]:
 
 
 async def test_a_hold_is_told_with_where_and_the_kernel_stack() -> None:
-    call = streams.call()
+    call = builders.call()
     half = next(n for n, e in enumerate(call) if isinstance(e, ev.Step) and e.id == "STEP_14")
     since = call[half - 1].t + 1000
-    source = Scripted(*streams.header(), *call[:half], *held(since))
+    source = Scripted(*builders.header(), *call[:half], *held(since))
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert re.match(r"HELD  asleep in the kernel at socket_post_create, \d+ s", badge(app))
@@ -1066,14 +1066,14 @@ async def test_a_hold_is_told_with_where_and_the_kernel_stack() -> None:
 
 async def test_a_frozen_machine_is_told_with_what_differs_now() -> None:
     """The hold comes before what its agent still has to tell of; the cursor goes along."""
-    call = streams.call()
+    call = builders.call()
     half = next(n for n, e in enumerate(call) if isinstance(e, ev.Step) and e.id == "STEP_10")
-    now = ev.Snapshot(socket=ev.Socket(at=streams.SOCKET, state=1, flags=0x20))
+    now = ev.Snapshot(socket=ev.Socket(at=builders.SOCKET, state=1, flags=0x20))
     frozen = ev.Held(
         t=call[0].t, call=1, point="STEP_13", pid=4711, tid=4711, state="R", wchan="", how="frozen",
         symbol="inet_create", at="exit", since=call[0].t, snap=now, registers={"rax": "0x0"},
     )  # fmt: skip
-    source = Scripted(*streams.header(), frozen)
+    source = Scripted(*builders.header(), frozen)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         assert re.match(r"HELD  machine frozen at inet_create exit, \d+ s", badge(app))
@@ -1095,9 +1095,9 @@ async def test_a_frozen_machine_is_told_with_what_differs_now() -> None:
 
 async def test_threads_are_not_mixed(tmp_path: Path) -> None:
     """Two calls whose steps interleave: each list holds its own, in time order."""
-    one, two = streams.call(1), streams.call(2, t=1_010_000_500, pid=4711, fd=4)
+    one, two = builders.call(1), builders.call(2, t=1_010_000_500, pid=4711, fd=4)
     mixed = sorted(one[1:-1] + two[1:-1], key=lambda event: event.t)
-    path = recording(tmp_path / "mixed.jsonl", streams.header() + mixed + streams.end())
+    path = recording(tmp_path / "mixed.jsonl", builders.header() + mixed + builders.end())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         calls = []
@@ -1228,7 +1228,7 @@ async def test_hashed_pointers_of_a_kernel_log(tmp_path: Path) -> None:
 
 
 async def test_a_long_recording_loads_and_walks(tmp_path: Path) -> None:
-    path = recording(tmp_path / "long.jsonl", streams.whole(6000))
+    path = recording(tmp_path / "long.jsonl", builders.whole(6000))
     assert len(path.read_bytes().splitlines()) > 90_000
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:

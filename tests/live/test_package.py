@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live import ROOT, SOCKET_TEST, needs_root
+from tests.agent import ROOT, SOCKET_TEST, needs_root
 
 PACKAGES = ("recordings", "probes", "tui")
 SAMPLE = "recordings/samples/socket_test-6.18-tracepoint.jsonl"

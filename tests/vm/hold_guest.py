@@ -22,13 +22,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from recordings import commands as cmd
 from recordings import events as ev
 from recordings.commands import HOLDS
 from recordings.story import Call, Story
-from tests.live import PROGRAMS, ROOT, SOCKET_TEST, Agent, agent, process_state, wait_for
+from tests.agent import PROGRAMS, ROOT, SOCKET_TEST, Agent, agent, process_state, wait_for
 
 SOCK, LOOP, FORKS, HOLD = (str(PROGRAMS / name) for name in ("sock", "loop", "forks", "hold"))
 POST, FREE, MODULE, CREATE = (

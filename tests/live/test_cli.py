@@ -16,8 +16,8 @@ from probes.attach import may_load
 from recordings import events as ev
 from recordings.story import Story
 from recordings.stream import encode, read
-from tests import streams
-from tests.live import ROOT, SOCKET_TEST, needs_root, unless
+from tests import builders
+from tests.agent import ROOT, SOCKET_TEST, needs_root, unless
 from tui import cli, places, plain
 from tui.options import Options
 
@@ -44,7 +44,7 @@ def sockstep(
 @pytest.fixture
 def two_calls(tmp_path: Path) -> Path:
     path = tmp_path / "two.jsonl"
-    path.write_bytes(b"".join(encode(event) + b"\n" for event in streams.whole(2)))
+    path.write_bytes(b"".join(encode(event) + b"\n" for event in builders.whole(2)))
     return path
 
 
@@ -169,7 +169,7 @@ def test_report_as_json_and_one_call(two_calls: Path, env: dict[str, str]) -> No
 def test_export_masks_consistently(two_calls: Path, env: dict[str, str], tmp_path: Path) -> None:
     to = tmp_path / "masked.jsonl"
     assert sockstep("export", str(two_calls), "-o", str(to), env=env).returncode == 0
-    assert streams.SOCKET[4:] not in to.read_text()
+    assert builders.SOCKET[4:] not in to.read_text()
     assert stat.S_IMODE(to.stat().st_mode) == 0o600
     before, after = Story.of(read(two_calls)), Story.of(read(to))
     states = [[link.state for link in m.links.values()] for m in before.moments]
@@ -274,7 +274,7 @@ def fake_agent(path: Path, events: list[ev.Event], wait: bool = True) -> str:
 
 def test_every_line_is_recorded_as_it_came(env: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    via = fake_agent(tmp_path, streams.whole())
+    via = fake_agent(tmp_path, builders.whole())
     run = sockstep("record", "--via", via, "-o", str(out), "x", env=env)
     assert run.returncode == 0, run.stderr
     assert out.read_bytes() == (tmp_path / "agent.jsonl").read_bytes()
@@ -283,7 +283,7 @@ def test_every_line_is_recorded_as_it_came(env: dict[str, str], tmp_path: Path) 
 
 def test_the_recording_ends_where_the_agent_was_lost(env: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    via = fake_agent(tmp_path, streams.header() + streams.call(), wait=False)
+    via = fake_agent(tmp_path, builders.header() + builders.call(), wait=False)
     run = sockstep("record", "--via", via, "-o", str(out), "x", env=env)
     assert run.returncode == 2
     assert "the agent ended before the program did" in run.stderr.splitlines()[-1]
@@ -291,9 +291,9 @@ def test_the_recording_ends_where_the_agent_was_lost(env: dict[str, str], tmp_pa
 
 
 def test_output_of_the_tracee_obeys_no_terminal(env: dict[str, str], tmp_path: Path) -> None:
-    events = streams.header() + streams.call()
+    events = builders.header() + builders.call()
     events += [ev.Output(t=1_011_000_000, text="\x1b[2Jred\r\nno end")]
-    events += streams.end()
+    events += builders.end()
     via = fake_agent(tmp_path, events)
     run = sockstep("record", "--via", via, "-o", str(tmp_path / "o"), "x", env=env)
     assert "\n^[[2Jred\n" in run.stdout
@@ -502,7 +502,7 @@ def test_record_that_is_ended_says_what_it_leaves(env: dict[str, str], tmp_path:
 def test_what_this_kernel_does_not_allow_did_not_run(env: dict[str, str], tmp_path: Path) -> None:
     needs_root()
     if may_load("tracing"):
-        pytest.skip("this kernel allows refusals: tests/test_lab.py runs them")
+        pytest.skip("this kernel allows refusals: tests/vm/test_lab.py runs them")
     done = sockstep("lab", "lsm-sk", "1", "--json", "-o", str(tmp_path), env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     refusal, flags = json.loads(done.stdout)

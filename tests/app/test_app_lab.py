@@ -14,8 +14,8 @@ from recordings.claims import claims
 from recordings.experiments import EXPERIMENTS
 from recordings.story import Story
 from recordings.stream import read
-from tests import streams
-from tests.test_app import (
+from tests import builders
+from tests.app.test_app import (
     Scripted,
     all_text,
     at,
@@ -173,7 +173,7 @@ async def test_what_has_no_trigger_is_greyed_with_its_reason() -> None:
 
 async def test_a_live_session_greys_what_it_cannot_run() -> None:
     blind = ev.Blind(t=1, step="security_file_alloc", why="no fmod_ret here")
-    source = Scripted(*streams.header(), blind)
+    source = Scripted(*builders.header(), blind)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("L")
@@ -209,7 +209,7 @@ def before_and_after(path: Path) -> tuple[list[ev.Event], list[ev.Event]]:
 async def test_r_restarts_the_program_as_an_experiment(
     name: str, injected: list[cmd.Command]
 ) -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
     start, rest = before_and_after(SAMPLES / f"lab-6.1-{name}.jsonl")
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
@@ -241,7 +241,7 @@ async def test_r_restarts_the_program_as_an_experiment(
 
 
 async def test_an_outcome_that_is_not_as_expected_says_why() -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
     start, rest = before_and_after(CLOSE)
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
@@ -258,7 +258,7 @@ async def test_an_outcome_that_is_not_as_expected_says_why() -> None:
 
 
 async def test_a_live_session_goes_on_while_a_recording_is_looked_at() -> None:
-    source = Scripted(*streams.header())
+    source = Scripted(*builders.header())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("L")
@@ -267,7 +267,7 @@ async def test_a_live_session_goes_on_while_a_recording_is_looked_at() -> None:
         await pilot.press("enter")
         await settle(pilot)
         assert badge(app).startswith("REPLAY")
-        source.say(*streams.call())
+        source.say(*builders.call())
         await settle(pilot)
         shown = len(app.story.moments)
         await pilot.press("c")
@@ -283,7 +283,7 @@ async def test_a_live_session_goes_on_while_a_recording_is_looked_at() -> None:
 
 
 async def test_an_agent_lost_meanwhile_is_said_afterwards() -> None:
-    source = Scripted(*streams.header(), *streams.call())
+    source = Scripted(*builders.header(), *builders.call())
 
     async def drive(pilot: Pilot[None], app: Sockstep) -> None:
         await pilot.press("L")

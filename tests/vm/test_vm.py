@@ -17,7 +17,7 @@ import platformdirs
 import pytest
 
 from probes.vm import kernels
-from tests.live import ROOT, unless
+from tests.agent import ROOT, unless
 from tests.vms import ALL, in_vm, needs_qemu, vm_command, vm_kernel
 
 # What a guest must offer to probe its kernel. Each line goes to stdout.

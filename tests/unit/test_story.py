@@ -16,17 +16,17 @@ from recordings import events as ev
 from recordings.events import NULL, UNREAD, Ptr
 from recordings.steps import CALL_STEPS
 from recordings.story import LINKS, Call, Check, LinkState, Story, links
-from tests.streams import FILE, SOCK, SOCKET
-from tests.streams import call as good_call
-from tests.test_recordings_schema import a_header, any_event
+from tests.builders import FILE, SOCK, SOCKET
+from tests.builders import call as good_call
+from tests.unit.test_schema import a_header, any_event
 
 US = 1000
-T = 1_010_000_000  # when tests.streams lets its first call begin
+T = 1_010_000_000  # when tests.builders lets its first call begin
 PID = 4711
 
 
 def at_shift(at: Ptr, number: int) -> Ptr:
-    """The address that tests.streams gives the object of the `number`-th call."""
+    """The address that tests.builders gives the object of the `number`-th call."""
     return hex(int(at, 16) + (number - 1) * 0x1000)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from recordings import commands as cmd
 from recordings import events as ev
 from recordings.experiments import SOCKET
-from tests.live import Agent, agent
+from tests.agent import Agent, agent
 
 TIMES = 1000
 LEFT = 300  # objects that other programs may have made meanwhile

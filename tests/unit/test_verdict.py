@@ -14,10 +14,10 @@ from recordings import events as ev
 from recordings.events import NULL
 from recordings.story import Check, Story
 from recordings.verdict import Verdict, fate, judge, outcome
-from tests.streams import SOCK, SOCKET
-from tests.streams import call as good_call
-from tests.test_recordings_schema import any_event
-from tests.test_recordings_story import (
+from tests.builders import SOCK, SOCKET
+from tests.builders import call as good_call
+from tests.unit.test_schema import any_event
+from tests.unit.test_story import (
     PID,
     US,
     T,

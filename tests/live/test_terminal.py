@@ -17,8 +17,8 @@ import pytest
 from recordings import events as ev
 from recordings.story import Story
 from recordings.stream import encode, read
-from tests import streams
-from tests.live import ROOT, SOCKET_TEST, needs_root, process_state, unless, wait_for
+from tests import builders
+from tests.agent import ROOT, SOCKET_TEST, needs_root, process_state, unless, wait_for
 
 
 class Terminal:
@@ -107,7 +107,7 @@ def terminal(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Termina
 @pytest.fixture
 def two_calls(tmp_path: Path) -> str:
     path = tmp_path / "two.jsonl"
-    path.write_bytes(b"".join(encode(event) + b"\n" for event in streams.whole(2)))
+    path.write_bytes(b"".join(encode(event) + b"\n" for event in builders.whole(2)))
     return str(path)
 
 

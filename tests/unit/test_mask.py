@@ -17,11 +17,11 @@ from recordings.report import as_json
 from recordings.story import Story
 from recordings.stream import encode, read
 from recordings.verdict import judge
-from tests.streams import FILE, OPS, SOCK, SOCKET
-from tests.test_recordings_schema import a_header, any_event
-from tests.test_recordings_story import beginning, changed, emfile, ending, session
+from tests.builders import FILE, OPS, SOCK, SOCKET
+from tests.unit.test_schema import a_header, any_event
+from tests.unit.test_story import beginning, changed, emfile, ending, session
 
-SAMPLES = sorted((Path(__file__).parent.parent / "recordings/samples").glob("*.jsonl"))
+SAMPLES = sorted((Path(__file__).parent.parent.parent / "recordings/samples").glob("*.jsonl"))
 Events = list[ev.Event]
 
 

@@ -22,7 +22,7 @@ settings.load_profile("patient")
 
 KINDS: tuple[type[ev.Event], ...] = get_args(ev.AnyEvent)
 LAYERS = (ev.Fd, ev.File, ev.Socket, ev.Sock, ev.Snapshot, ev.Open)
-FORMAT = Path(__file__).parent.parent / "docs/recording-format.md"
+FORMAT = Path(__file__).parent.parent.parent / "docs/recording-format.md"
 
 
 def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:

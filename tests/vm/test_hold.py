@@ -12,13 +12,13 @@ from tempfile import mkdtemp
 import pytest
 from click.testing import CliRunner
 
-from tests.live import ROOT
+from tests.agent import ROOT
 from tests.vms import in_vm, once, vm_kernel
 from tui import cli
 
 KERNELS = ("6.1", "6.12", "sid")
 SCENARIOS = [
-    *re.findall(r"^def ((?:at|may)_\w+)\(", (ROOT / "tests/hold_guest.py").read_text(), re.M),
+    *re.findall(r"^def ((?:at|may)_\w+)\(", (ROOT / "tests/vm/hold_guest.py").read_text(), re.M),
     "kernel_log",
 ]
 ONCE = ("may_be_detached", "may_be_recorded")  # not the kernel's doing: on the first one only
@@ -34,7 +34,7 @@ def outcomes(kernel: str) -> dict[str, dict[str, object]]:
         build = ["gcc", "-w", option, "-o", folder / name, ROOT / "tests/programs/hold.c"]
         subprocess.run(build, check=True)
     names = [scenario for on, scenario in HELD if on == kernel]
-    command = ["timeout", "900", GUEST_PYTHON, "tests/hold_guest.py", str(folder), *names]
+    command = ["timeout", "900", GUEST_PYTHON, "tests/vm/hold_guest.py", str(folder), *names]
     done = in_vm(kernel, command, timeout=940)
     found = [json.loads(line) for line in done.stdout.decode().splitlines() if line[:1] == "{"]
     print(done.stderr.decode()[-2000:])

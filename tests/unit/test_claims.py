@@ -19,10 +19,10 @@ from recordings.experiments import EXPERIMENTS
 from recordings.report import as_json, text
 from recordings.story import Story
 from recordings.stream import read
-from tests.streams import FILE, OPS, SOCKET
-from tests.streams import call as good_call
-from tests.test_recordings_schema import any_event
-from tests.test_recordings_story import (
+from tests.builders import FILE, OPS, SOCKET
+from tests.builders import call as good_call
+from tests.unit.test_schema import any_event
+from tests.unit.test_story import (
     PID,
     US,
     T,
@@ -37,9 +37,9 @@ from tests.test_recordings_story import (
     without,
 )
 
-SAMPLES = Path(__file__).parent.parent / "recordings/samples"
+SAMPLES = Path(__file__).parent.parent.parent / "recordings/samples"
 WATCHED = ("__sock_release", "fd_install", "alloc_fd", "iput", "inet_release", "put_unused_fd")
-RETURN = T + 37 * US  # of tests.streams' call
+RETURN = T + 37 * US  # of tests.builders' call
 MS = 1000 * US
 Events = list[ev.Event]
 

@@ -17,7 +17,7 @@ from recordings import commands as cmd
 from recordings import events as ev
 from recordings.story import Story
 from recordings.verdict import judge
-from tests.live import LIVING, PROGRAMS, ROOT, SOCKET_TEST, Agent, agent
+from tests.agent import LIVING, PROGRAMS, ROOT, SOCKET_TEST, Agent, agent
 from tests.vms import vm_kernel
 
 FREEZE = ("--freeze", "--backend", "kprobe")

@@ -1,4 +1,4 @@
-"""Inside a VM, for tests/test_kernels.py: makes all recordings of one kernel in one boot.
+"""Inside a VM, for tests/vm/test_kernels.py: makes all recordings of one kernel in one boot.
 
 The plan comes as JSON on stdin, a tar goes to stdout: NAME.jsonl for each recording, `witness`
 (what bpftrace said), `times` and, if something went wrong, `error`. It judges nothing.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 from recordings.steps import STEPS
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 200  # seconds for one recording, in emulation
 
 

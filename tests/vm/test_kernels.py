@@ -1,7 +1,7 @@
 """Backends kprobe and fentry on stock kernels, each booted once, in a VM, for all tests of it.
 
-tests/kernels_guest.py makes the recordings in there, and bpftrace reads the same calls beside it;
-what came out is judged here.
+tests/vm/kernels_guest.py makes the recordings in there, and bpftrace reads the same calls beside
+it; what came out is judged here.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from recordings.steps import CALL_STEPS, CLEANUP_STEPS
 from recordings.story import Call, Moment, Story
 from recordings.stream import read
 from recordings.verdict import judge
-from tests.live import PROGRAMS, ROOT, unless
+from tests.agent import PROGRAMS, ROOT, unless
 from tests.vms import ALL, in_vm, once, vm_kernel
 
 BACKENDS = ("kprobe", "fentry")
 MODPROBE = "/proc/sys/kernel/modprobe"
 SOCK, LOOP = str(PROGRAMS / "sock"), str(PROGRAMS / "loop")
-WITNESS = ROOT / "tests/witness.bt"
+WITNESS = ROOT / "tests/vm/witness.bt"
 CLOSED = ["FPUT", "SOCK_CLOSE", "SOCK_RELEASE", "INET_RELEASE", "SK_DESTRUCT", "IPUT",
           "SOCK_FREE_INODE"]  # fmt: skip
 
@@ -70,7 +70,7 @@ def arguments(triples: Sequence[tuple[int, ...]]) -> list[str]:
 
 
 def plan(name: str) -> dict[str, object]:
-    """What tests/kernels_guest.py is to do on a kernel."""
+    """What tests/vm/kernels_guest.py is to do on a kernel."""
 
     def runs(backend: str) -> list[dict[str, object]]:
         socket_test = ["./examples/socket_test"]
@@ -133,7 +133,7 @@ def boot(name: str) -> bytes:
         unless(shutil.which(tool, path=kernels.SBIN) is not None, f"{tool} is not installed")
     done = in_vm(
         name,
-        [sys.executable, "-m", "tests.kernels_guest"],
+        [sys.executable, "-m", "tests.vm.kernels_guest"],
         stdin=json.dumps(plan(name)).encode(),
         timeout=600,
     )

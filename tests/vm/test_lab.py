@@ -18,8 +18,8 @@ from recordings.experiments import EXPERIMENTS
 from recordings.story import Story
 from recordings.stream import read
 from recordings.verdict import judge
-from tests.leaks_guest import LEFT
-from tests.live import ROOT, needs_root
+from tests.agent import ROOT, needs_root
+from tests.vm.leaks_guest import LEFT
 from tests.vms import in_vm, once, vm_kernel
 
 SOCKSTEP = [sys.executable, "-m", "tui.cli"]
@@ -97,7 +97,7 @@ def test_the_window_is_a_sleep_inside_the_call(name: str) -> None:
 
 
 def leaks(name: str) -> dict[str, Any]:
-    done = in_vm(name, [sys.executable, "-m", "tests.leaks_guest"], timeout=900)
+    done = in_vm(name, [sys.executable, "-m", "tests.vm.leaks_guest"], timeout=900)
     assert done.returncode == 0, done.stderr.decode()
     found: dict[str, Any] = json.loads(done.stdout)
     return found
