@@ -56,7 +56,7 @@ class Experiment:
     vm_only: bool = False
 
     def argv(self, python: str) -> list[str]:
-        return [*self.prefix, python, "-S", "-c", self.script, *self.arguments]
+        return [*self.prefix, python, "-I", "-S", "-c", self.script, *self.arguments]
 
     def expected(self, kernel: str) -> int:
         """The errno on this kernel release (0: a descriptor)."""

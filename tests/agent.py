@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,6 +14,7 @@ import pytest
 
 from recordings import commands as cmd
 from recordings import events as ev
+from recordings.isolated import command
 from recordings.steps import STEPS
 from recordings.story import Story
 from recordings.stream import Reader, encode
@@ -45,11 +45,11 @@ class Agent:
         self, argv: list[str], options: list[str], env: dict[str, str], via: list[str]
     ) -> None:
         self.process = subprocess.Popen(
-            [*via, sys.executable, "-m", "probes", "agent", *options, "--", *argv],
+            [*via, *command("probes.cli", "agent", *options, "--", *argv)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+            env=os.environ | env,
         )
         self.story = Story()
         self.events: list[ev.Event] = []

@@ -31,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from probes.attach import offset
 from probes.btf import Btf
 from probes.capture import FIELDS
+from recordings import isolated
 
 ROOT = Path(__file__).parent.parent
 SOCKSTEP = str(Path(sys.executable).with_name("sockstep"))
@@ -122,7 +123,7 @@ def screen(argv: list[str], text: bytes) -> Sample:
 COLD = """
 import sys, pathlib, probes.compile
 probes.compile.CACHE = pathlib.Path(sys.argv.pop(1))
-from probes.__main__ import main
+from probes.cli import main
 sys.exit(main())
 """
 
@@ -258,7 +259,7 @@ def measurements(folder: str) -> dict[str, Callable[[], Sample]]:
             "tracepoint", script, folder
         )
     if os.geteuid() == 0:
-        here = [python, "-m", "probes"]
+        here = isolated.command("probes.cli")
         found["sockstep agent, the first time"] = lambda: attach_cold("tracepoint", folder)
         found["sockstep agent, from then on"] = lambda: attach_agent("tracepoint", *here)
         found["sockstep record"] = lambda: loop_under_sockstep("tracepoint", folder)
@@ -267,7 +268,7 @@ def measurements(folder: str) -> dict[str, Callable[[], Sample]]:
 
 def on_functions(folder: str) -> dict[str, Callable[[], Sample]]:
     """What only a kernel with kprobes allows: measured in a VM."""
-    here = [sys.executable, "-m", "probes"]
+    here = isolated.command("probes.cli")
     found: dict[str, Callable[[], Sample]] = {"untraced": lambda: loop([LOOP, "5000"])}
     for backend in ("kprobe", "fentry"):
         script = bpftrace_script(backend, folder)
@@ -299,7 +300,7 @@ def take(plan: dict[str, Callable[[], Sample]], rounds: int) -> Taken:
 
 def take_in_vm(rounds: int) -> Taken:
     """The same of `on_functions`, in one VM; nothing where none boots."""
-    command = [sys.executable, "-m", "probes.vm", "run", "--kernel", VM, "--"]
+    command = isolated.command("probes.vm.cli", "run", "--kernel", VM, "--")
     done = subprocess.run(
         [*command, sys.executable, "tests/bench.py", "--in-vm", str(rounds)],
         cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False,

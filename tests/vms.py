@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import TypeVar
 
 from probes.vm import kernels
+from recordings.isolated import command
 from tests.agent import ROOT, unless
 
 ALL = tuple(kernels.SUITES)  # 5.10, 6.1, 6.12, sid
@@ -72,7 +72,7 @@ def vm_kernel(name: str) -> kernels.Kernel:
 def vm_command(name: str | None, argv: Sequence[str]) -> list[str]:
     """The command that runs *argv* in a VM, on the kernel called *name* or given by path."""
     kernel = [] if name is None else ["--kernel", name]
-    return [sys.executable, "-m", "probes.vm", "run", *kernel, "--", *argv]
+    return command("probes.vm.cli", "run", *kernel, "--", *argv)
 
 
 def in_vm(

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from recordings import __version__
+from recordings import __version__, isolated
 from recordings.stream import StreamError, Writer, read
 from tui import places, plain
 from tui.options import ALL, Options
@@ -357,7 +357,8 @@ def _probes(name: str, module: str, *words: str) -> None:
     @click.argument("args", nargs=-1, type=click.UNPROCESSED)
     def become(args: tuple[str, ...]) -> NoReturn:
         sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, "-m", module, *words, *args])
+        command = isolated.command(module, *words, *args)
+        os.execv(command[0], command)
 
 
 _HELP = {
@@ -365,13 +366,13 @@ _HELP = {
     "doctor": "What this kernel and user may do, and what to do about it.",
     "vm": "Throwaway VMs to run on other kernels.",
 }
-_probes("agent", "probes", "agent")
-_probes("doctor", "probes", "doctor")
-_probes("vm", "probes.vm")
+_probes("agent", "probes.cli", "agent")
+_probes("doctor", "probes.cli", "doctor")
+_probes("vm", "probes.vm.cli")
 
 
 def main() -> NoReturn:
-    """The console script. Bad input is one line on stderr and exit status 2."""
+    """The command line. Bad input is one line on stderr and exit status 2."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # we were started with it closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
@@ -391,7 +392,3 @@ def main() -> NoReturn:
 
     print(plain.out(f"sockstep: {visible(text)}"), file=sys.stderr)
     sys.exit(2)
-
-
-if __name__ == "__main__":
-    main()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from dataclasses import dataclass
 from pathlib import Path
+
+from recordings import isolated
 
 ALL = math.inf  # --hold=all
 
@@ -48,11 +49,11 @@ class Options:
         if self.stdin != "terminal":
             words.append(f"--stdin={self.stdin}")
         words += ["--", *self.program]
-        here = [sys.executable, "-m", "probes", *words]
+        here = isolated.command("probes.cli", *words)
         if self.vm is not None:
             options = ["--kernel", self.vm] if self.vm else []
             options += ["--freeze"] if self.frozen else []
-            here = [sys.executable, "-m", "probes.vm", "run", *options, "--", *here]
+            here = isolated.command("probes.vm.cli", "run", *options, "--", *here)
         if self.via is None:
             return here
         via = shlex.split(self.via)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import stat
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from probes.attach import may_load
 from recordings import events as ev
+from recordings import isolated
 from recordings.story import Story
 from recordings.stream import encode, read
 from tests import builders
@@ -26,7 +28,7 @@ from tui.options import Options
 def env(tmp_path: Path) -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("LC_")}
     return clean | {
-        "PYTHONPATH": str(ROOT), "LANG": "C.UTF-8", "HOME": str(tmp_path),
+        "LANG": "C.UTF-8", "HOME": str(tmp_path),
         "XDG_STATE_HOME": str(tmp_path / "state"), "XDG_CONFIG_HOME": str(tmp_path / "config"),
     }  # fmt: skip
 
@@ -34,7 +36,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 def sockstep(
     *args: str, env: dict[str, str], input: str = "", cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tui.cli", *args]
+    command = isolated.command("tui.cli", *args)
     return subprocess.run(
         command, env=env, cwd=cwd, input=input, capture_output=True, text=True, timeout=90,
         check=False,
@@ -204,21 +206,21 @@ def test_the_report_needs_no_textual(two_calls: Path, env: dict[str, str]) -> No
 
 def test_the_agents_command_is_never_a_shells() -> None:
     program = ("./a b", "$(x)", ";")
-    python = [sys.executable, "-m"]
+    python = [sys.executable, "-I", str(ROOT / "recordings/isolated.py")]
+    here = [*python, "probes.cli", "agent"]
     tail = ["--", *program]
-    assert Options(program).agent() == [*python, "probes", "agent", *tail]
+    assert Options(program).agent() == [*here, *tail]
     assert Options(program, backend="kprobe", follow_forks=True).agent() == [
-        *python, "probes", "agent", "--backend", "kprobe", "--follow-forks", *tail,
+        *here, "--backend", "kprobe", "--follow-forks", *tail,
     ]  # fmt: skip
     assert Options(program, via="sudo -u 'x y'").agent() == [
-        "sudo", "-u", "x y", *python, "probes", "agent", *tail,
+        "sudo", "-u", "x y", *here, *tail,
     ]  # fmt: skip
     assert Options(program, via="ssh -p 2 host").agent() == [
         "ssh", "-p", "2", "host", "sockstep agent -- './a b' '$(x)' ';'",
     ]  # fmt: skip
     assert Options(program, vm="6.1").agent() == [
-        *python, "probes.vm", "run", "--kernel", "6.1", "--",
-        *python, "probes", "agent", *tail,
+        *python, "probes.vm.cli", "run", "--kernel", "6.1", "--", *here, *tail,
     ]  # fmt: skip
 
 
@@ -304,7 +306,7 @@ def test_output_of_the_tracee_obeys_no_terminal(env: dict[str, str], tmp_path: P
 @pytest.mark.parametrize("command", [["report"], ["diff", "{}"], ["replay"], ["doctor"]])
 def test_nobody_reads_on(command: list[str], two_calls: Path, env: dict[str, str]) -> None:
     """A broken pipe is no verdict: 1 would be REJECT."""
-    words = [sys.executable, "-m", "tui.cli", *(word.format(two_calls) for word in command)]
+    words = isolated.command("tui.cli", *(word.format(two_calls) for word in command))
     words += [] if command == ["doctor"] else [str(two_calls)]
     read, write = os.pipe()
     os.close(read)
@@ -316,7 +318,7 @@ def test_nobody_reads_on(command: list[str], two_calls: Path, env: dict[str, str
 
 @pytest.mark.parametrize("command", ["report", "doctor"])
 def test_without_a_standard_output(command: str, two_calls: Path, env: dict[str, str]) -> None:
-    program = f"{sys.executable} -m tui.cli {command}"
+    program = shlex.join(isolated.command("tui.cli", command))
     program += f" {two_calls}" if command == "report" else ""
     done = subprocess.run(["sh", "-c", f"{program} >&-"], env=env, capture_output=True, check=False)
     assert done.returncode in (0, 1)  # doctor: whether live capture is possible
@@ -483,7 +485,7 @@ def test_a_recording_that_is_cut_short_is_no_success(env: dict[str, str]) -> Non
 def test_record_that_is_ended_says_what_it_leaves(env: dict[str, str], tmp_path: Path) -> None:
     needs_root()
     out = tmp_path / "t.jsonl"
-    command = [sys.executable, "-m", "tui.cli", "record", "-o", str(out), "sleep", "2"]
+    command = isolated.command("tui.cli", "record", "-o", str(out), "sleep", "2")
     with subprocess.Popen(
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as running:
@@ -514,7 +516,7 @@ def test_what_this_kernel_does_not_allow_did_not_run(env: dict[str, str], tmp_pa
 def test_record_passes_ctrl_c_on(env: dict[str, str], tmp_path: Path) -> None:
     needs_root()
     out = tmp_path / "c.jsonl"
-    command = [sys.executable, "-m", "tui.cli", "record", "-o", str(out), "sleep", "60"]
+    command = isolated.command("tui.cli", "record", "-o", str(out), "sleep", "60")
     with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         for line in running.stdout:

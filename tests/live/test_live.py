@@ -19,6 +19,7 @@ from probes.attach import has_kprobes, may_load
 from probes.bpf_syscall import program_ids
 from recordings import commands as cmd
 from recordings import events as ev
+from recordings import isolated
 from recordings.story import Call, Story
 from recordings.verdict import judge, outcome
 from tests.agent import (
@@ -282,7 +283,7 @@ def test_a_cgroup_refuses_as_often_as_it_is_asked_and_after_a_restart() -> None:
 def test_a_backend_that_cannot_be_is_refused() -> None:
     needs_root()
     for backend, there in (("kprobe", has_kprobes()), ("fentry", may_load("tracing"))):
-        command = [sys.executable, "-m", "probes", "agent", "--backend", backend, "--", "true"]
+        command = isolated.command("probes.cli", "agent", "--backend", backend, "--", "true")
         if not there:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
             assert done.returncode == 2
@@ -300,7 +301,7 @@ def test_a_backend_that_cannot_be_is_refused() -> None:
 )
 def test_where_probes_would_see_nothing_none_is_attached(wrap: list[str], word: str) -> None:
     needs_root()
-    command = [*wrap, sys.executable, "-m", "probes", "agent", "--", "true"]
+    command = [*wrap, *isolated.command("probes.cli", "agent", "--", "true")]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
@@ -508,7 +509,7 @@ def test_numbers_that_the_kernel_would_choke_on_are_refused() -> None:
 def test_an_agent_whom_nobody_can_command_detaches() -> None:
     needs_root()
     done = subprocess.run(
-        [sys.executable, "-m", "probes", "agent", "--", "true"],
+        isolated.command("probes.cli", "agent", "--", "true"),
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -550,7 +551,7 @@ def test_bad_input_is_one_line_and_status_2() -> None:
     needs_root()
 
     def run(*args: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "probes", "agent", *args]
+        command = isolated.command("probes.cli", "agent", *args)
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
     for args in (("--", "/no/such/program"), ("--backend", "magic", "--", "true"), ("--", "/tmp")):
@@ -571,7 +572,7 @@ def test_the_doctor_knows_the_backend() -> None:
 
     needs_root()
     done = subprocess.run(
-        [sys.executable, "-m", "probes", "doctor", "--json"],
+        isolated.command("probes.cli", "doctor", "--json"),
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     found = json.loads(done.stdout)

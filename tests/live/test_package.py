@@ -6,7 +6,6 @@ import email
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -16,24 +15,15 @@ from pathlib import Path
 import pytest
 
 from tests.agent import ROOT, SOCKET_TEST, needs_root
+from tests.installed import PACKAGES, build_wheel
 
-PACKAGES = ("recordings", "probes", "tui")
 SAMPLE = "recordings/samples/socket_test-6.18-tracepoint.jsonl"
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy, so that the tree stays as it is."""
-    tree = tmp_path_factory.mktemp("tree")
-    for name in PACKAGES:
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, tree)
-    out = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*command, "-w", str(out), str(tree)], check=True, timeout=120)
-    (found,) = out.glob("*.whl")
-    return found
+    return build_wheel(tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +38,9 @@ def unpacked(wheel: Path) -> Path:
 def sockstep(unpacked: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the wheel's sockstep, from elsewhere, without a terminal."""
     return subprocess.run(
-        [sys.executable, "-m", "tui.cli", *words],
+        [sys.executable, "-I", str(unpacked / "recordings/isolated.py"), "tui.cli", *words],
         cwd=unpacked.parent,
-        env=os.environ | {"PYTHONPATH": str(unpacked), "XDG_STATE_HOME": str(unpacked.parent)},
+        env=os.environ | {"XDG_STATE_HOME": str(unpacked.parent)},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -84,7 +74,7 @@ def test_the_wheel_says_what_it_needs(wheel: Path) -> None:
     needed = [line.lower() for line in metadata.get_all("Requires-Dist", [])]
     assert any(line.startswith("textual") for line in needed)
     assert not [line for line in needed if "bcc" in line], "the bcc on PyPI is something else"
-    assert "sockstep = tui.cli:main" in scripts
+    assert "sockstep = recordings.isolated:main" in scripts
     assert metadata["License-Expression"]
 
 

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from recordings import events as ev
+from recordings.isolated import command
 from recordings.story import Story
 from recordings.stream import encode, read
 from tests import builders
-from tests.agent import ROOT, SOCKET_TEST, needs_root, process_state, unless, wait_for
+from tests.agent import SOCKET_TEST, needs_root, process_state, unless, wait_for
 
 
 class Terminal:
@@ -36,7 +36,7 @@ class Terminal:
     def environment(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"], "HOME": str(self.home), "LANG": "C.UTF-8",
-            "TERM": "tmux-256color", "PYTHONPATH": str(ROOT), "TMPDIR": str(self.home),
+            "TERM": "tmux-256color", "TMPDIR": str(self.home),
         }  # fmt: skip
 
     def tmux(self, *args: str) -> str:
@@ -45,8 +45,7 @@ class Terminal:
 
     def run(self, *args: str, **env: str) -> None:
         """Start sockstep in the shell; its exit status is printed after it."""
-        words = [*(f"{name}={value}" for name, value in env.items()), sys.executable, "-m",
-                 "tui.cli", *args]  # fmt: skip
+        words = [*(f"{name}={value}" for name, value in env.items()), *command("tui.cli", *args)]
         self.type(shlex.join(["env", *words]) + "; echo status=$?\n")
 
     def type(self, text: str) -> None:

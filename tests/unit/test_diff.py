@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recordings import events as ev
+from recordings import isolated
 from recordings.diff import IN_FULL, Diff, Pair, Row, as_json, diff, text
 from recordings.events import NULL
 from recordings.mask import masked
@@ -448,7 +448,7 @@ def test_a_second_free_is_not_in_the_way() -> None:
 def sockstep(*args: object) -> subprocess.CompletedProcess[str]:
     """The command line, in 80 columns of ASCII."""
     return subprocess.run(
-        [sys.executable, "-m", "tui.cli", *map(str, args)],
+        isolated.command("tui.cli", *map(str, args)),
         capture_output=True, text=True, check=False, timeout=60,
         env=os.environ | {"LC_ALL": "C", "COLUMNS": "80"}, cwd=SAMPLES[0].parents[2],
     )  # fmt: skip

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent.parent))
 
 from recordings import commands as cmd
 from recordings import events as ev
+from recordings import isolated
 from recordings.commands import HOLDS
 from recordings.story import Call, Story
 from tests.agent import PROGRAMS, ROOT, SOCKET_TEST, Agent, agent, process_state, wait_for
@@ -484,7 +485,7 @@ def may_be_another_users() -> Figures:
 
 def may_be_recorded() -> Figures:
     """`record --hold`: no app, no commands; each ends by its limit; all is in the report."""
-    sockstep = [sys.executable, "-c", "from tui.cli import main; main()"]
+    sockstep = isolated.command("tui.cli")
     path = "/tmp/held.jsonl"
     done = subprocess.run(
         [*sockstep, "record", "--hold", "300ms", "-o", path, SOCKET_TEST],

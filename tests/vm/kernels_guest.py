@@ -17,6 +17,7 @@ import time
 import traceback
 from pathlib import Path
 
+from recordings import isolated
 from recordings.steps import STEPS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,7 +29,7 @@ class Agent:
 
     def __init__(self, options: list[str], argv: list[str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "probes", "agent", *options, "--", *argv],
+            isolated.command("probes.cli", "agent", *options, "--", *argv),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
         self.rest = b""

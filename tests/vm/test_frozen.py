@@ -6,7 +6,6 @@ import contextlib
 import errno
 import signal
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from recordings import commands as cmd
 from recordings import events as ev
+from recordings import isolated
 from recordings.story import Story
 from recordings.verdict import judge
 from tests.agent import LIVING, PROGRAMS, ROOT, SOCKET_TEST, Agent, agent
@@ -51,7 +51,7 @@ def frozen(request: pytest.FixtureRequest) -> Iterator[Agent]:
 def in_frozen_vm(name: str) -> Iterator[Agent]:
     """An agent in a VM that can be frozen, its program before its first instruction."""
     kernel = vm_kernel(name)
-    via = [sys.executable, "-m", "probes.vm", "run", "--kernel", kernel.release, "--freeze", "--"]
+    via = isolated.command("probes.vm.cli", "run", "--kernel", kernel.release, "--freeze", "--")
     with agent(SOCKET_TEST, options=FREEZE, via=via) as running:
         running.until(stopped, timeout=200)  # a cold cache compiles
         yield running

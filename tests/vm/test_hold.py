@@ -12,6 +12,7 @@ from tempfile import mkdtemp
 import pytest
 from click.testing import CliRunner
 
+from recordings import isolated
 from tests.agent import ROOT
 from tests.vms import in_vm, once, vm_kernel
 from tui import cli
@@ -52,7 +53,7 @@ def test_held(kernel: str, scenario: str) -> None:
 
 def test_5_10_says_why_it_cannot() -> None:
     """And the program runs all the same, with the stops at the border to user mode."""
-    agent = [GUEST_PYTHON, "-m", "tui.cli", "record", "--hold=1s", "-o", "/tmp/r.jsonl"]
+    agent = isolated.command("tui.cli", "record", "--hold=1s", "-o", "/tmp/r.jsonl")
     done = in_vm("5.10", [*agent, str(ROOT / "examples/socket_test")], timeout=200)
     assert done.returncode == 0, done.stderr
     said = done.stdout.decode()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from recordings import commands as cmd
+from recordings import isolated
 from recordings.experiments import EXPERIMENTS
 from recordings.story import Story
 from recordings.stream import read
@@ -22,7 +23,7 @@ from tests.agent import ROOT, needs_root
 from tests.vm.leaks_guest import LEFT
 from tests.vms import in_vm, once, vm_kernel
 
-SOCKSTEP = [sys.executable, "-m", "tui.cli"]
+SOCKSTEP = isolated.command("tui.cli")
 
 
 def sockstep(*words: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:

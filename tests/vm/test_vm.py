@@ -17,6 +17,7 @@ import platformdirs
 import pytest
 
 from probes.vm import kernels
+from recordings import isolated
 from tests.agent import ROOT, unless
 from tests.vms import ALL, in_vm, needs_qemu, vm_command, vm_kernel
 
@@ -248,7 +249,7 @@ def test_bad_input_is_one_line_and_status_2(arguments: list[str], says: str) -> 
     if arguments[0] == "run":
         vm_kernel("6.1")
     done = subprocess.run(
-        [sys.executable, "-m", "probes.vm", *arguments], capture_output=True, text=True, cwd=ROOT
+        isolated.command("probes.vm.cli", *arguments), capture_output=True, text=True
     )
     assert done.returncode == 2
     assert says in done.stderr.splitlines()[-1]
@@ -272,16 +273,17 @@ def nobody() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     unless(shutil.which("apt-get") is not None, "no apt on this machine")
     root = os.geteuid() == 0
     with TemporaryDirectory(dir="/tmp") as home:  # not pytest's: none but its owner gets in there
-        for package in (ROOT / "probes", Path(platformdirs.__file__).parent):
-            shutil.copytree(package, Path(home, package.name))
+        for package in (ROOT / "probes", ROOT / "recordings", Path(platformdirs.__file__).parent):
+            shutil.copytree(package, Path(home, "site-packages", package.name))
         if root:
             for path in (home, *Path(home).rglob("*")):
                 os.chown(path, 65534, 65534)
         python = "/usr/bin/python3" if root else sys.executable  # root's may be out of reach
+        probes_vm = [python, "-I", f"{home}/site-packages/recordings/isolated.py", "probes.vm.cli"]
 
         def start(*arguments: str) -> subprocess.Popen[str]:
             return subprocess.Popen(
-                [python, "-m", "probes.vm", *arguments],
+                [*probes_vm, *arguments],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

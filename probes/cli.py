@@ -1,4 +1,4 @@
-"""`python -m probes agent|doctor`: what `sockstep agent` and `sockstep doctor` run."""
+"""What `sockstep agent` and `sockstep doctor` run."""
 
 from __future__ import annotations
 
@@ -71,7 +71,3 @@ def main() -> int:
     except (AttachError, BtfError, CompileError, TraceeError) as error:
         print(f"sockstep: {error}", file=sys.stderr)
         return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main())

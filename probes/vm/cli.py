@@ -1,4 +1,4 @@
-"""`python -m probes.vm run|fetch|list|rm`: what `sockstep vm` and `sockstep --vm` run."""
+"""What `sockstep vm run|fetch|list|rm` and `sockstep --vm` run."""
 
 from __future__ import annotations
 
@@ -74,7 +74,3 @@ def _freezing(kernel: kernels.Kernel, argv: list[str]) -> int:
 
 def say(line: str) -> None:
     print(f"vm: {line}", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
