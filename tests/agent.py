@@ -18,8 +18,8 @@ from recordings.isolated import command
 from recordings.steps import STEPS
 from recordings.story import Story
 from recordings.stream import Reader, encode
+from tests import ROOT
 
-ROOT = Path(__file__).parent.parent
 PROGRAMS = ROOT / "tests/programs/bin"
 SOCKET_TEST = str(ROOT / "examples/socket_test")
 LIVING = (

@@ -1,4 +1,4 @@
-"""MADE-UP streams for tests of the screen: plausible, but no kernel ever sent them.
+"""MADE-UP streams for the tests: plausible, but no kernel ever sent them.
 
 Real captures are in recordings/samples. These are for what no capture here holds: exact
 entry and exit probes, broken links, hostile text, any length.
@@ -6,12 +6,29 @@ entry and exit probes, broken links, hostile text, any length.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import cache
+from typing import Any, get_args
+
+import msgspec
+from hypothesis import strategies as st
+
 from recordings import events as ev
-from recordings.events import NULL
+from recordings.events import NULL, Ptr
+from recordings.steps import CALL_STEPS
+from recordings.story import Story
+
+Events = list[ev.Event]
 
 SOCKET, FILE, SOCK = "0xffff888104bf8dc0", "0xffff8881024a7b00", "0xffff88810408c400"
 OPS, FOPS, PROT = "0xffffffff82345600", "0xffffffff82346700", "0xffffffff82abc000"
 US = 1000
+PID = 4711
+T = 1_010_000_000  # when tests.builders lets its first call begin
+RETURN = T + 37 * US  # of tests.builders' call
+MS = 1000 * US
+WATCHED = ("__sock_release", "fd_install", "alloc_fd", "iput", "inet_release", "put_unused_fd")
+HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]\u202egnp.exe\r\n\x9b1m\u2028"
 STEPS = ("STEP_09", "STEP_10", "STEP_13", "STEP_14", "STEP_15", "STEP_13_BACKLINK", "STEP_16",
          "STEP_17")  # fmt: skip
 
@@ -119,3 +136,249 @@ def whole(calls: int = 1) -> list[ev.Event]:
     for number in range(1, calls + 1):
         events += call(number, t=1_010_000_000 + number * 100_000, fd=2 + number)
     return events + end(t=1_020_000_000 + calls * 100_000)
+
+
+# -- any event that the schema allows -------------------------------------------------------
+
+
+KINDS: tuple[type[ev.Event], ...] = get_args(ev.AnyEvent)
+
+
+def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
+    """Any value that the schema allows."""
+    match kind:
+        case msgspec.inspect.IntType(ge=least, le=most):
+            least = -(2**63) if least is None else least
+            most = 2**63 - 1 if most is None else most
+            return st.integers(max(least, -9), min(most, 99)) | st.integers(least, most)
+        case msgspec.inspect.FloatType():
+            return st.floats(allow_nan=False, allow_infinity=False)
+        case msgspec.inspect.StrType():
+            return st.sampled_from(("0x0", "0xffff888104bf8dc0", "STEP_09", "")) | st.text()
+        case msgspec.inspect.BoolType():
+            return st.booleans()
+        case msgspec.inspect.NoneType():
+            return st.none()
+        case msgspec.inspect.LiteralType(values=values):
+            return st.sampled_from(values)
+        case msgspec.inspect.ListType(item_type=item):
+            return st.lists(strategy(item), max_size=4)
+        case msgspec.inspect.DictType(key_type=key, value_type=value):
+            return st.dictionaries(strategy(key), strategy(value), max_size=4)
+        case msgspec.inspect.UnionType(types=types):
+            return st.one_of(*map(strategy, types))
+        case msgspec.inspect.StructType(cls=cls, fields=fields):
+            return st.builds(cls, **{field.name: strategy(field.type) for field in fields})
+    raise AssertionError(f"no strategy for {kind}")
+
+
+@cache
+def any_event(*kinds: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
+    return st.one_of(*(strategy(msgspec.inspect.type_info(kind)) for kind in kinds or KINDS))
+
+
+# -- a recording with a probe on everything ------------------------------------------------
+
+
+def at_shift(at: Ptr, number: int) -> Ptr:
+    """The address that tests.builders gives the object of the `number`-th call."""
+    return hex(int(at, 16) + (number - 1) * 0x1000)
+
+
+def a_header(**changed: Any) -> ev.Header:
+    facts: dict[str, Any] = {
+        "t": 1, "format": ev.FORMAT, "version": ev.VERSION,
+        "readable_since": ev.READABLE_SINCE, "tool": "test", "kernel": "6.1", "arch": "x86_64",
+        "backend": "kprobe", "argv": ["./t"], "pid": 7, "addresses": "raw", "wall": 1e9,
+    }  # fmt: skip
+    return ev.Header(**facts | changed)
+
+
+def beginning(**header: Any) -> list[ev.Event]:
+    probe = ev.Probe(
+        t=2, name="kprobe:all", kind="kprobe", steps=[*CALL_STEPS, "CLEANUP_SOCK_RELEASE"],
+        status="attached",
+    )  # fmt: skip
+    return [a_header(pid=PID, **header), probe, ev.Ready(t=3, took=5)]
+
+
+def task(call: int, pid: int = PID) -> dict[str, Any]:
+    return {"call": call, "pid": pid, "tid": pid, "comm": "socket_test", "cpu": 1}
+
+
+def step(call: int, t: int, id: str, symbol: str, at: ev.At = "entry", **more: Any) -> ev.Step:
+    more.setdefault("snap", ev.Snapshot())
+    return ev.Step(t=t, id=id, probe=f"kprobe:{symbol}", symbol=symbol, at=at, **task(call), **more)
+
+
+def free(call: int, t: int, kind: ev.Kind, at: Ptr, site: str, **more: Any) -> ev.Free:
+    who = {"pid": PID, "comm": "socket_test", "cpu": 1} | more
+    return ev.Free(t=t, call=call, kind=kind, at=at, site=site, **who)
+
+
+def closed(call: int = 1, t: int = T + 1000 * US, fd: int = 3) -> list[ev.Event]:
+    """close(2) of what a call made, and RCU 20 ms later."""
+    socket, sock, file = (at_shift(at, call) for at in (SOCKET, SOCK, FILE))
+    released = ev.Snapshot(sock=ev.Sock(at=sock, skc_state=7))
+    return [
+        free(call, t, "fd", str(fd), "close_fd"),
+        step(call, t + 1 * US, "CLEANUP_FPUT", "__fput"),
+        step(call, t + 2 * US, "CLEANUP_SOCK_CLOSE", "sock_close"),
+        step(call, t + 3 * US, "CLEANUP_SOCK_RELEASE", "__sock_release"),
+        step(call, t + 4 * US, "CLEANUP_INET_RELEASE", "inet_release", "exit", snap=released),
+        step(call, t + 5 * US, "CLEANUP_SK_DESTRUCT", "__sk_destruct"),
+        free(call, t + 5 * US, "sock", sock, "__sk_destruct"),
+        free(call, t + 8 * US, "file", file, "__fput"),
+        step(call, t + 20_000 * US, "CLEANUP_SOCK_FREE_INODE", "sock_free_inode"),
+        free(call, t + 20_000 * US, "socket", socket, "sock_free_inode", pid=0, comm="swapper/0"),
+    ]  # fmt: skip
+
+
+def ending(t: int = T + 100_000 * US) -> list[ev.Event]:
+    return [
+        ev.State(t=t, pid=PID, state="exited", status=0),
+        ev.End(t=t + 50_000 * US, why="the tracee exited"),
+    ]
+
+
+def session() -> list[ev.Event]:
+    """One socket() that succeeds, its close(), the end: nothing is wrong with it."""
+    return [*beginning(), *call(), *closed(), *ending()]
+
+
+def emfile(call: int = 1, t: int = T) -> list[ev.Event]:
+    """Edge 15: no number to be had, and all is released again."""
+    socket, sock = at_shift(SOCKET, call), at_shift(SOCK, call)
+    linked = ev.Snapshot(
+        socket=ev.Socket(at=socket, sk=sock), sock=ev.Sock(at=sock, sk_socket=socket)
+    )
+    empty = ev.Snapshot(socket=ev.Socket(at=socket, sk=NULL, ops=NULL, state=1))
+    return [
+        ev.Enter(t=t, syscall="socket", nr=41, args=[2, 1, 0], lowest=3, **task(call)),
+        ev.Alloc(t=t + 1 * US, call=call, kind="socket", at=socket, site="sock_alloc_inode"),
+        step(call, t + 1 * US, "STEP_09", "sock_alloc", "exit", snap=empty),
+        step(call, t + 1 * US, "STEP_10", "sock_alloc", "exit", snap=empty),
+        ev.Alloc(t=t + 2 * US, call=call, kind="sock", at=sock, site="sk_prot_alloc"),
+        step(call, t + 3 * US, "STEP_13", "inet_create", "exit", snap=linked, ret=0),
+        step(call, t + 5 * US, "CLEANUP_SOCK_RELEASE", "__sock_release"),
+        free(call, t + 6 * US, "sock", sock, "__sk_destruct"),
+        step(call, t + 9 * US, "STEP_17", "__sys_socket", "exit", ret=-24),
+        free(call, t + 9000 * US, "socket", socket, "sock_free_inode", pid=0, comm="swapper/0"),
+    ]  # fmt: skip
+
+
+# -- the same, altered --------------------------------------------------------------------
+
+
+def changed(events: list[ev.Event], id: str, **fields: Any) -> list[ev.Event]:
+    """The events, with fields ("ret", or "layer.field") of each step `id` changed."""
+    made = []
+    for event in events:
+        if isinstance(event, ev.Step) and event.id == id:
+            plain = msgspec.to_builtins(event)
+            for name, value in fields.items():
+                layer, _, field = name.rpartition("__")
+                place = plain["snap"][layer] if layer else plain
+                place[field] = value
+            event = msgspec.convert(plain, ev.Step)
+        made.append(event)
+    return made
+
+
+def without(events: Iterable[ev.Event], *ids: str) -> list[ev.Event]:
+    return [e for e in events if not (isinstance(e, ev.Step) and e.id in ids)]
+
+
+def kept(events: Iterable[ev.Event], *kinds: str) -> Events:
+    """Without the allocations or frees of these kinds: "alloc fd", "free sock"."""
+    return [
+        event
+        for event in events
+        if f"{type(event).__name__.lower()} {getattr(event, 'kind', '')}" not in kinds
+    ]
+
+
+def in_call(*steps: ev.Step) -> Events:
+    """EMFILE, with more steps after its release."""
+    events = emfile()
+    at = next(i for i, e in enumerate(events) if getattr(e, "id", "") == "STEP_17")
+    return [*events[:at], *steps, *events[at:]]
+
+
+def stacked(events: Iterable[ev.Event], what: str, *frames: str) -> Events:
+    """With this kernel stack at each step `what`, or each free of the kind `what`."""
+    made: Events = [ev.Stack(t=1, id=len(frames) * 100 + len(what), frames=list(frames))]
+    for event in events:
+        if isinstance(event, ev.Step | ev.Free) and what in (
+            getattr(event, "id", None), getattr(event, "kind", None),
+        ):  # fmt: skip
+            event = msgspec.structs.replace(event, stack=len(frames) * 100 + len(what))
+        made.append(event)
+    return made
+
+
+def on_functions() -> Events:
+    """Probes on the functions themselves, so that what did not happen would have been told."""
+    return [
+        ev.Probe(t=2, name=f"kprobe:{name}", kind="kprobe", steps=[], status="attached")
+        for name in WATCHED
+    ]
+
+
+# -- a call that a signal or an error meets ------------------------------------------------
+
+
+def signal(t: int, signo: int = 15, phase: Any = "generated", **more: Any) -> ev.Signal:
+    return ev.Signal(t=t, **{"pid": PID, "tid": PID, "signo": signo, "phase": phase} | more)
+
+
+def died(events: Events, signo: int = 15) -> Events:
+    """The process ended of a signal."""
+    last = max(event.t for event in events) + 5
+    return [*events, ev.State(t=last, pid=PID, state="exited", status=-signo)]
+
+
+def taken(t: int = RETURN + 9 * US, **more: Any) -> ev.Signal:
+    return signal(t, phase="delivered", **{"handler": "default"} | more)
+
+
+def window(slept: int = 1500 * MS, left: int = 2 * MS, result: int = -93) -> Events:
+    """SIGTERM while inet_create() waits for a module."""
+    begun = emfile()[:4]
+    t = T + 1 * US + slept
+    return died([
+        *begun, signal(t),
+        step(1, t + left, "STEP_13", "inet_create", "exit", ret=result),
+        step(1, t + left + US, "CLEANUP_SOCK_RELEASE", "__sock_release"),
+        step(1, t + left + 9 * US, "STEP_17", "__sys_socket", "exit", ret=result),
+        taken(t + left + 20 * US, signo=9),
+        free(1, t + left + 9 * MS, "socket", SOCKET, "sock_free_inode", pid=0, comm="swapper/0"),
+    ])  # fmt: skip
+
+
+def hostile() -> Story:
+    events = beginning(argv=[HOSTILE, "x"], kernel=HOSTILE, tool=HOSTILE, host=HOSTILE)
+    for event in [*call(), *closed()]:
+        if isinstance(event, ev.Enter | ev.Step | ev.Free):
+            event = msgspec.structs.replace(event, comm=HOSTILE)
+        if isinstance(event, ev.Alloc):
+            event = msgspec.structs.replace(event, cache=HOSTILE, site=HOSTILE)
+        events.append(event)
+    events += [
+        ev.Symbol(t=1, at="0xffffffff82345600", name=HOSTILE),
+        ev.Probe(t=1, name=HOSTILE, kind="k", steps=[HOSTILE], status="missing", why=HOSTILE),
+        ev.Blind(t=1, step="CLEANUP_IPUT", why=HOSTILE),
+        ev.Output(t=1, text=HOSTILE),
+        ev.State(t=2, pid=1, state="stopped", why=HOSTILE),
+        ev.End(t=T * 2, why=HOSTILE),
+    ]
+    return Story.of(events)
+
+
+def iput(t: int, **more: Any) -> ev.Step:
+    return step(1, t, "CLEANUP_IPUT", "iput", **more)
+
+
+GOOD = [*call(), *closed()]
+INET = step(1, T + 6 * US, "CLEANUP_INET_RELEASE", "inet_release")
+IPUT = iput(T + 7 * US, snap=ev.Snapshot(socket=ev.Socket(at=SOCKET, sk=NULL)))

@@ -11,7 +11,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
-from tests.agent import ROOT, unless
+from tests import ROOT
+from tests.agent import unless
 
 PACKAGES = ("recordings", "probes", "tui")
 

@@ -16,7 +16,8 @@ from typing import TypeVar
 
 from probes.vm import kernels
 from recordings.isolated import command
-from tests.agent import ROOT, unless
+from tests import ROOT
+from tests.agent import unless
 
 ALL = tuple(kernels.SUITES)  # 5.10, 6.1, 6.12, sid
 T = TypeVar("T")

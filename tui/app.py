@@ -144,7 +144,7 @@ class Sockstep(App[None]):
         self._own: list[str] | None = None  # what the user debugs, while an experiment runs
         self._outcomes: dict[str, Outcome] = {}
         self._drawn = 0.0
-        self._due = False
+        self.due = False  # a timer will draw
         self._leaving: Choose | None = None  # the question that quitting asks
         self._told = ("", 0.0)  # what was said last, and until when it stands
 
@@ -319,15 +319,15 @@ class Sockstep(App[None]):
         wait = self._drawn + (FRAME if self.live else LOADING) - time.monotonic()
         if wait <= 0:
             self.action_show()
-        elif not self._due:
-            self._due = True
+        elif not self.due:
+            self.due = True
             self.set_timer(wait, self.action_show)
 
     def action_show(self) -> None:
         """Show what is looked at: every pane draws only what is new to it."""
         if not self.screen_stack:  # a timer's last tick, after the end
             return
-        self._due, self._drawn = False, time.monotonic()
+        self.due, self._drawn = False, time.monotonic()
         look = self.look()
         output = self._output.take(self.story.output)
         if isinstance(page := self.screen, Page):  # it hides the session

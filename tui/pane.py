@@ -31,7 +31,7 @@ class Pane(ScrollView, can_focus=False):
     def __init__(self, title: str = "", id: str | None = None) -> None:
         super().__init__(id=id)
         self._title, self._titling = "", False
-        self._lines: Sequence[Content] = ()
+        self.lines: Sequence[Content] = ()
         self._shown: dict[int, Content] = {}  # line → what stands on the screen
         self._widest = 0
         self.entitle(title)
@@ -56,7 +56,7 @@ class Pane(ScrollView, can_focus=False):
 
     def show(self, lines: Sequence[Content], mark: int | None = None) -> None:
         """Draw what differs from what is there; keep line `mark` in sight."""
-        self._lines = lines
+        self.lines = lines
         if mark is not None:
             self._keep_in_sight(mark, len(lines))
         size, top = self.size, self.scroll_offset.y
@@ -77,7 +77,7 @@ class Pane(ScrollView, can_focus=False):
 
     def restart(self) -> None:
         """Forget everything: what comes is another text."""
-        self._lines, self._shown, self._widest = (), {}, 0
+        self.lines, self._shown, self._widest = (), {}, 0
         self.virtual_size = Size(0, 0)
         self.scroll_to(0, 0, animate=False)
         self.refresh()
@@ -95,9 +95,9 @@ class Pane(ScrollView, can_focus=False):
         width = self.size.width
         line = top + y
         style = self.visual_style
-        if not 0 <= line < len(self._lines):
+        if not 0 <= line < len(self.lines):
             return Strip.blank(width, style.rich_style)
-        text = self._lines[line]
+        text = self.lines[line]
         strip = Visual.to_strips(self, text, max(1, text.cell_length), 1, style)[0]
         ends = [Segment("…", style.rich_style)]  # what is cut must not look whole
         seen = min(width, self.room.width)  # beside the scrollbar

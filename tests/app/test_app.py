@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from textual import events
@@ -19,115 +20,32 @@ from recordings import commands as cmd
 from recordings import diff
 from recordings import events as ev
 from recordings.story import Story
-from recordings.stream import encode, read
+from recordings.stream import read
 from tests import builders
+from tests.app.driver import (
+    Driven,
+    Scripted,
+    all_text,
+    at,
+    badge,
+    drawn,
+    over,
+    recording,
+    settle,
+    text,
+    with_agent,
+)
 from tui.app import Sockstep
 from tui.pane import Pane
 from tui.puzzle import Comparison
 from tui.screens import Ask, Choose, Details, Find, Help, Inject, Line, Stops
 from tui.source import Replay
 
-Drive = Callable[[Pilot[None], Sockstep], Awaitable[None]]
-
-
-class Scripted:
-    """A live source whose agent is the test."""
-
-    live = True
-    path: Path | None = None
-
-    def __init__(self, *events: ev.Event) -> None:
-        self.sent: list[cmd.Command] = []
-        self._queue: asyncio.Queue[list[ev.Event] | None] = asyncio.Queue()
-        self.say(*events)
-
-    def say(self, *events: ev.Event) -> None:
-        self._queue.put_nowait(list(events))
-
-    def end(self) -> None:
-        self._queue.put_nowait(None)
-
-    async def batches(self) -> AsyncIterator[list[ev.Event]]:
-        while (batch := await self._queue.get()) is not None:
-            yield batch
-
-    def send(self, command: cmd.Command) -> None:
-        self.sent.append(command)
-
-
-@pytest.fixture(autouse=True)
-def terminal(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A capable terminal, and a home of our own."""
-    for name in ("NO_COLOR", "LC_ALL", "LC_CTYPE", "SUDO_UID", "SUDO_GID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in (
-        ("LANG", "C.UTF-8"), ("TERM", "xterm-256color"), ("COLORTERM", "truecolor"),
-        ("XDG_STATE_HOME", str(tmp_path / "state")), ("XDG_CONFIG_HOME", str(tmp_path / "config")),
-    ):  # fmt: skip
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("tui.app.LOADING", 0.03)  # what is due then is waited for
-    monkeypatch.chdir(tmp_path)
-
-
-def recording(path: Path, events: list[ev.Event]) -> Path:
-    path.write_bytes(b"".join(encode(event) + b"\n" for event in events))
-    return path
-
-
-@pytest.fixture
-def two_calls(tmp_path: Path) -> Path:
-    return recording(tmp_path / "two.jsonl", builders.whole(2))
-
-
-def text(app: Sockstep, pane: str) -> str:
-    """What stands in a pane of the top screen."""
-    found = next(s for s in reversed(app.screen_stack) if s.query(f"#{pane}"))
-    lines = found.query_one(f"#{pane}", Pane)._lines
-    return "\n".join(lines[y].plain for y in range(len(lines)))
-
-
-def badge(app: Sockstep) -> str:
-    return text(app, "badge").strip()
-
-
-async def over(path: Path, drive: Drive, size: tuple[int, int] = (100, 30)) -> None:
-    app = Sockstep(Replay(path))
-    async with app.run_test(size=size) as pilot:
-        await settle(pilot)
-        await drive(pilot, app)
-
-
-async def with_agent(source: Scripted, drive: Drive) -> Sockstep:
-    app = Sockstep(source)
-    async with app.run_test(size=(100, 30)) as pilot:
-        await settle(pilot)
-        await drive(pilot, app)
-    return app
-
-
-async def settle(pilot: Pilot[None]) -> None:
-    """Until nothing is on its way: no message, no screen that is made, no drawing that is due."""
-    app, still = pilot.app, 0
-    assert isinstance(app, Sockstep)
-    async with asyncio.timeout(60):
-        while still < 3 and app.is_running:
-            await pilot.pause(0.02)
-            widgets = (app, app.screen, *app.screen.walk_children())
-            busy = app._due or not app.screen.is_mounted
-            busy = busy or any(widget.message_queue_size for widget in widgets)
-            still = 0 if busy else still + 1
-
-
-def at(app: Sockstep) -> str:
-    assert app.moment is not None
-    return f"{app.moment.call.number} {app.moment.id}"
-
-
 # -- walking -------------------------------------------------------------------------------
 
 
 async def test_n_and_p_walk_through_what_was_captured(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert at(app) == "1 USER_EXEC"
         await pilot.press("n", "n")
         assert at(app) == "1 STEP_10"
@@ -153,7 +71,7 @@ async def test_n_and_p_walk_through_what_was_captured(two_calls: Path) -> None:
     ],
 )
 async def test_other_ways_to_walk(two_calls: Path, keys: list[str], where: str) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press(*keys)
         assert at(app) == where
 
@@ -161,7 +79,7 @@ async def test_other_ways_to_walk(two_calls: Path, keys: list[str], where: str) 
 
 
 async def test_a_click_on_a_step_or_a_line_of_the_log_goes_there(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.click("#steps", offset=(8, 4))
         assert at(app) == "1 STEP_10"
         line = app.story.moments[0].line - app.screen.query_one("#log", Pane).scroll_offset.y
@@ -172,16 +90,16 @@ async def test_a_click_on_a_step_or_a_line_of_the_log_goes_there(two_calls: Path
 
 
 async def test_the_end_of_a_recording_is_said(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("end", "n")
         assert at(app) == "1 CLEANUP_SOCK_RELEASE"
-        assert [n.message for n in app._notifications] == ["The recording ends here."]
+        assert app.notes == ["The recording ends here."]
 
     await over(two_calls, drive)
 
 
 async def test_walking_draws_only_lines_that_differ(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         steps = app.screen.query_one("#steps", Pane)
         drawn: list[int] = []
         refresh = steps.refresh
@@ -198,7 +116,7 @@ async def test_walking_draws_only_lines_that_differ(two_calls: Path) -> None:
 
 
 async def test_panes_do_not_jump(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         regions = {pane.id: pane.region for pane in app.screen.query(Pane)}
         lines = len(text(app, "inspector").splitlines())
         for _ in range(20):
@@ -213,7 +131,7 @@ async def test_panes_do_not_jump(two_calls: Path) -> None:
 
 
 async def test_links_tell_their_state_in_words_and_shape(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press(*"nn")
         early = text(app, "linkage")
         assert "? private_data unread" in early
@@ -246,7 +164,7 @@ async def test_broken_and_freed_links(tmp_path: Path) -> None:
         ev.Step(t=1_011_000_002, id="CLEANUP_IPUT", snap=ev.Snapshot(socket=socket), **common),  # type: ignore[arg-type]
     ]  # fmt: skip
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("end", "p")
         assert "× private_data*broken …adbeef" in text(app, "linkage")
         await pilot.press("n")
@@ -256,7 +174,7 @@ async def test_broken_and_freed_links(tmp_path: Path) -> None:
 
 
 async def test_what_was_not_read_is_never_shown_as_a_value(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("n")  # STEP_09: only the address of the socket was read
         lines = [line.strip() for line in text(app, "inspector").splitlines()]
         values = [line.split() for line in lines if line and not line.startswith(("struct", "fd"))]
@@ -267,7 +185,7 @@ async def test_what_was_not_read_is_never_shown_as_a_value(two_calls: Path) -> N
 
 
 async def test_constants_and_symbols_are_decoded(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("g", *"STEP_17", "enter")
         await settle(pilot)
         shown = text(app, "inspector")
@@ -283,7 +201,7 @@ async def test_constants_and_symbols_are_decoded(two_calls: Path) -> None:
 
 
 async def test_the_badge_of_a_replay(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("n")
         assert badge(app).startswith("REPLAY  2/21")
         assert "looking at STEP_09, captured 74.0 µs before the stop" in badge(app)
@@ -295,7 +213,7 @@ async def test_not_observable_is_said_with_its_reason(tmp_path: Path) -> None:
     events = [e for e in builders.whole() if not (isinstance(e, ev.Step) and e.id == "STEP_10")]
     events.insert(1, ev.Blind(t=1_000_000_000, step="STEP_10", why="no tracepoint fires there"))
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert "○ STEP_10" in text(app, "steps")
         await pilot.press("enter")
         await settle(pilot)
@@ -312,7 +230,7 @@ async def test_losses_are_shown(tmp_path: Path) -> None:
     events = builders.whole()
     events.insert(-1, ev.Lost(t=1_030_000_000, count=17, what="the ring buffer"))
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert "17 LOST" in text(app, "title")
 
     await over(recording(tmp_path / "lost.jsonl", events), drive)
@@ -339,7 +257,7 @@ async def test_hostile_text_never_reaches_the_terminal_as_such(tmp_path: Path) -
     stack.frames = [evil]
     path = recording(tmp_path / "evil.jsonl", events)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("end", "enter")
         await settle(pilot)
         details = app.screen
@@ -347,8 +265,8 @@ async def test_hostile_text_never_reaches_the_terminal_as_such(tmp_path: Path) -
         for view in Details.VIEWS:
             details.tabs.active = view
             await settle(pilot)
-            for strip in app.screen._compositor.render_strips():
-                for segment in strip:
+            for line in drawn(app):
+                for segment in line:
                     assert segment.text.isprintable(), repr(segment.text)
                     assert not (segment.style and segment.style.meta.get("@click"))
         assert "^[]0;owned^G" in text(app, "log")
@@ -363,7 +281,7 @@ async def test_hostile_text_never_reaches_the_terminal_as_such(tmp_path: Path) -
 
 
 async def test_enter_tells_the_whole_story_and_walks_on(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("end", "enter")
         await settle(pilot)
         shown = text(app, "page")
@@ -381,7 +299,7 @@ async def test_enter_tells_the_whole_story_and_walks_on(two_calls: Path) -> None
 
 
 async def test_d_tells_old_and_new(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("g", *"step_17", "enter", "d")
         await settle(pilot)
         shown = text(app, "page")
@@ -395,7 +313,7 @@ async def test_d_tells_old_and_new(two_calls: Path) -> None:
 
 
 async def test_o_shows_the_output(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert text(app, "output") == "socket() = 3"
         await pilot.press("o")
         await settle(pilot)
@@ -405,14 +323,14 @@ async def test_o_shows_the_output(two_calls: Path) -> None:
 
 
 async def test_tab_looks_into_the_next_layer(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         inspector = app.screen.query_one("#inspector", Pane)
         await pilot.press("tab")
         assert app.layer == "sock"
         await pilot.press("shift+tab", "shift+tab")
         assert app.layer == "file"
         await settle(pilot)
-        assert inspector._lines[inspector.scroll_offset.y].plain.strip().startswith("struct file")
+        assert inspector.lines[inspector.scroll_offset.y].plain.strip().startswith("struct file")
 
     await over(two_calls, drive, (100, 30))
 
@@ -433,7 +351,7 @@ async def test_tab_looks_into_the_next_layer(two_calls: Path) -> None:
     ],
 )
 async def test_g_goes_to_a_number_a_name_or_a_call(two_calls: Path, wish: str, where: str) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("g")
         await settle(pilot)
         for char in wish:
@@ -455,7 +373,7 @@ async def test_g_goes_to_a_number_a_name_or_a_call(two_calls: Path, wish: str, w
     ],
 )
 async def test_slash_finds_in_steps_log_and_values(two_calls: Path, words: str, where: str) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("slash")
         await settle(pilot)
         assert isinstance(app.screen, Find)
@@ -473,7 +391,7 @@ async def test_slash_finds_in_steps_log_and_values(two_calls: Path, words: str, 
 
 
 async def test_finding_nothing_says_so(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("slash", *"nonesuch")
         await settle(pilot)
         label = app.screen.query("Label").last()
@@ -483,7 +401,7 @@ async def test_finding_nothing_says_so(two_calls: Path) -> None:
 
 
 async def test_help_lists_every_key_with_its_tooltip(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("question_mark")
         await settle(pilot)
         assert isinstance(app.screen, Help)
@@ -519,7 +437,7 @@ async def test_keys_can_be_remapped(two_calls: Path) -> None:
 
 
 async def test_the_palette_offers_the_same_actions(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         titles = {command.title for command in app.get_system_commands(app.screen)}
         assert "Next (n)" in titles
         assert not any(title.startswith("Inject") for title in titles)
@@ -533,13 +451,13 @@ async def test_the_palette_offers_the_same_actions(two_calls: Path) -> None:
 async def test_s_saves_under_another_name_and_overwrites_nothing(
     two_calls: Path, tmp_path: Path
 ) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         for _ in range(2):
             await pilot.press("s")
             await settle(pilot)
             await pilot.press("home", "ctrl+k", *"kept", "full_stop", *"jsonl", "enter")
             await settle(pilot)
-        assert "exists" in [n.message for n in app._notifications][-1]
+        assert "exists" in app.notes[-1]
 
     await over(two_calls, drive)
     assert (tmp_path / "kept.jsonl").read_bytes() == two_calls.read_bytes()
@@ -558,14 +476,14 @@ async def test_s_saves_under_another_name_and_overwrites_nothing(
 async def test_e_exports(
     two_calls: Path, tmp_path: Path, kind: int, ending: str, content: bytes
 ) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("n", "e")
         await settle(pilot)
         await pilot.press(*["down"] * kind, "enter")
         await settle(pilot)
         await pilot.press("enter")
         await settle(pilot)
-        assert [n.message for n in app._notifications][-1].startswith("Written:")
+        assert app.notes[-1].startswith("Written:")
 
     await over(two_calls, drive)
     written = tmp_path / f"two{ending}"
@@ -583,7 +501,7 @@ async def test_e_exports(
 async def test_n_at_the_newest_step_runs_the_program_on() -> None:
     source = Scripted(*builders.header())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert badge(app).startswith("STOPPED  before its first instruction")
         await pilot.press("n")
         assert source.sent == [cmd.Next()]
@@ -608,7 +526,7 @@ async def test_n_at_the_newest_step_runs_the_program_on() -> None:
 async def test_arrows_never_run_the_program() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("end", "down", "right", "down")
         assert source.sent == []
 
@@ -618,7 +536,7 @@ async def test_arrows_never_run_the_program() -> None:
 async def test_c_continues_to_the_next_stop_and_the_first_new_step() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("home", "c")
         assert source.sent == [cmd.Continue()]
         source.say(ev.State(t=1_011_000_000, pid=4711, state="running"))
@@ -634,7 +552,7 @@ async def test_c_continues_to_the_next_stop_and_the_first_new_step() -> None:
 async def test_ctrl_c_stops_the_running_program() -> None:
     source = Scripted(*builders.header(), ev.State(t=1_011_000_000, pid=4711, state="running"))
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("ctrl+c")
         assert source.sent == [cmd.Pause()]
 
@@ -644,7 +562,7 @@ async def test_ctrl_c_stops_the_running_program() -> None:
 async def test_r_restarts_and_a_new_header_begins_a_new_story() -> None:
     source = Scripted(*builders.header(), *builders.call(), *builders.end())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert badge(app).startswith("EXITED  with status 0")
         await pilot.press("n")
         assert source.sent == [], "what has ended does not run on"
@@ -663,7 +581,7 @@ async def test_r_restarts_and_a_new_header_begins_a_new_story() -> None:
 async def test_i_offers_every_signal_now() -> None:
     source = Scripted(*builders.header())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("i")
         await settle(pilot)
         assert isinstance(app.screen, Inject)
@@ -686,7 +604,7 @@ async def test_i_offers_every_signal_now() -> None:
 async def test_i_arms_a_signal_at_a_step_that_a_probe_sees() -> None:
     source = Scripted(*builders.header())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("i")
         await settle(pilot)
         assert isinstance(app.screen, Inject)
@@ -702,7 +620,7 @@ async def test_i_arms_a_signal_at_a_step_that_a_probe_sees() -> None:
 async def test_i_offers_the_failures_of_the_next_call() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         for _ in range(2):
             await pilot.press("i")
             await settle(pilot)
@@ -720,7 +638,7 @@ async def test_i_offers_the_failures_of_the_next_call() -> None:
 async def test_i_refuses_with_the_errno_that_one_likes() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("i")
         await settle(pilot)
         assert isinstance(app.screen, Inject)
@@ -742,7 +660,7 @@ async def test_i_refuses_with_the_errno_that_one_likes() -> None:
 async def test_b_toggles_the_stop_under_the_cursor() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("home", "n")
         assert "▶•✓ STEP_09" in text(app, "steps")
         await pilot.press("b")
@@ -757,7 +675,7 @@ async def test_b_toggles_the_stop_under_the_cursor() -> None:
 async def test_b_without_a_step_and_B_open_the_list_of_stops() -> None:
     source = Scripted(*builders.header())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("b")
         await settle(pilot)
         assert isinstance(app.screen, Stops)
@@ -782,7 +700,7 @@ async def test_b_without_a_step_and_B_open_the_list_of_stops() -> None:
     ],
 )
 async def test_q_asks_while_the_tracee_lives(keys: list[str], farewell: cmd.Command) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("q")
         await settle(pilot)
         assert isinstance(app.screen, Choose)
@@ -795,7 +713,7 @@ async def test_q_asks_while_the_tracee_lives(keys: list[str], farewell: cmd.Comm
 
 
 async def test_q_can_be_taken_back() -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("q")
         await settle(pilot)
         await pilot.press("escape")
@@ -809,7 +727,7 @@ async def test_q_can_be_taken_back() -> None:
 async def test_q_does_not_ask_when_nothing_lives(two_calls: Path) -> None:
     source = Scripted(*builders.header(), *builders.call(), *builders.end())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("q")
         await settle(pilot)
         assert not app.is_running
@@ -821,7 +739,7 @@ async def test_q_does_not_ask_when_nothing_lives(two_calls: Path) -> None:
 async def test_a_child_s_end_is_not_the_programs() -> None:
     child = ev.State(t=1_011_000_000, pid=5000, state="exited", status=0)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert badge(app).startswith("STOPPED  at the return of socket()")
 
     await with_agent(Scripted(*builders.header(), *builders.call(), child), drive)
@@ -833,7 +751,7 @@ async def test_a_child_that_stands_can_go_on() -> None:
     goes = ev.State(t=1_010_900_000, pid=4711, state="running")
     source = Scripted(*builders.header(), *builders.call(), goes, child)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert badge(app).startswith("STOPPED  child 5000, at the return of socket()")
         await pilot.press("c")
         assert source.sent == [cmd.Continue()]
@@ -846,7 +764,7 @@ async def test_children_that_outlive_the_program_are_said() -> None:
     gone = ev.State(t=1_012_000_000, pid=4711, state="exited", status=0)
     source = Scripted(*builders.header(), *builders.call(), fork, gone)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert badge(app).startswith("EXITED  with status 0; 1 child lives on")
         await pilot.press("q")
         await settle(pilot)
@@ -858,7 +776,7 @@ async def test_children_that_outlive_the_program_are_said() -> None:
 async def test_the_question_goes_when_there_is_nothing_left_to_ask() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("q")
         await settle(pilot)
         assert isinstance(app.screen, Choose)
@@ -876,7 +794,7 @@ async def test_keys_typed_ahead_of_a_screen_are_the_screens(key: str, tmp_path: 
     source = Scripted(*builders.header(), *builders.call())
     source.path = recording(tmp_path / "r.jsonl", builders.whole())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         before = at(app)
         for each in (key, "r", "n"):
             app.post_message(events.Key(each, "/" if each == "slash" else each))
@@ -892,12 +810,12 @@ async def test_keys_typed_ahead_of_a_screen_are_the_screens(key: str, tmp_path: 
 async def test_nothing_can_be_asked_of_a_program_that_has_ended() -> None:
     source = Scripted(*builders.header(), *builders.call(), *builders.end())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         for key in ("i", "t", "ctrl+c"):
             await pilot.press(key)
             await settle(pilot)
             assert len(app.screen_stack) == 1
-            assert "has ended" in notes(app)
+            assert "has ended" in app.said
         assert source.sent == []
 
     await with_agent(source, drive)
@@ -906,10 +824,10 @@ async def test_nothing_can_be_asked_of_a_program_that_has_ended() -> None:
 async def test_an_injection_that_failed_is_said() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         source.say(ev.Inject(t=1_011_000_000, what="signal", pid=4711, signo=15, result=-3))
         await settle(pilot)
-        assert "ESRCH" in notes(app)
+        assert "ESRCH" in app.said
 
     await with_agent(source, drive)
 
@@ -917,7 +835,7 @@ async def test_an_injection_that_failed_is_said() -> None:
 async def test_t_types_a_line_for_the_program() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("t", *"ab", "enter")
         await settle(pilot)
         await pilot.press("t", "ctrl+d")
@@ -931,7 +849,7 @@ async def test_the_same_word_is_not_said_twice() -> None:
     running = ev.State(t=1_012_000_000, pid=4711, state="running")
     source = Scripted(*builders.header(), *builders.call(), running)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         told: list[str] = []
         app.notify = lambda message, **_: told.append(message)  # type: ignore[method-assign]
         await pilot.press("end", "n", "n", "n")
@@ -944,7 +862,7 @@ async def test_a_step_that_came_before_its_call_by_the_clock_is_drawn(tmp_path: 
     events = builders.whole(1)
     next(event for event in events if isinstance(event, ev.Enter)).t += 10**9
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("n", "n")
         await settle(pilot)
         assert "▼" in text(app, "timeline")
@@ -957,7 +875,7 @@ async def test_what_a_name_or_a_number_has_in_it_is_spelled_out(tmp_path: Path) 
     number = next(e for e in events if isinstance(e, ev.Alloc) and e.kind == "fd")
     number.at = "\x1b]0;x\x1b\\3"
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         drawn = ""
         for moment in app.story.moments:
             app.look_at(moment)
@@ -975,10 +893,6 @@ async def test_what_a_name_or_a_number_has_in_it_is_spelled_out(tmp_path: Path) 
         assert "\x1b" not in shown
 
     await over(recording(tmp_path / "x\x1b]0;y.jsonl", events), drive)
-
-
-def notes(app: Sockstep) -> str:
-    return "\n".join(note.message for note in app._notifications)
 
 
 async def test_what_is_cut_does_not_look_whole() -> None:
@@ -1003,7 +917,7 @@ async def test_what_is_cut_does_not_look_whole() -> None:
 async def test_an_agent_that_is_gone_is_said_and_its_story_stays() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         source.end()
         await settle(pilot)
         assert badge(app).startswith("AGENT LOST")
@@ -1027,15 +941,18 @@ def held(since: int) -> list[ev.Event]:
     ]  # fmt: skip
 
 
-async def test_a_hold_is_told_with_where_and_the_kernel_stack() -> None:
+async def test_a_hold_is_told_with_where_and_the_kernel_stack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     call = builders.call()
     half = next(n for n, e in enumerate(call) if isinstance(e, ev.Step) and e.id == "STEP_14")
     since = call[half - 1].t + 1000
     source = Scripted(*builders.header(), *call[:half], *held(since))
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert re.match(r"HELD  asleep in the kernel at socket_post_create, \d+ s", badge(app))
-        app._arrived[4711] -= 100
+        later = SimpleNamespace(monotonic=lambda: time.monotonic() + 100)
+        monkeypatch.setattr("tui.app.time", later)
         source.say(*held(since))  # told once more, of a signal: its time runs on
         await settle(pilot)
         assert re.search(r"1\d\d s, 0 s left", badge(app))
@@ -1075,7 +992,7 @@ async def test_a_frozen_machine_is_told_with_what_differs_now() -> None:
     )  # fmt: skip
     source = Scripted(*builders.header(), frozen)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert re.match(r"HELD  machine frozen at inet_create exit, \d+ s", badge(app))
         source.say(*call[: half + 1])
         await settle(pilot)
@@ -1099,7 +1016,7 @@ async def test_threads_are_not_mixed(tmp_path: Path) -> None:
     mixed = sorted(one[1:-1] + two[1:-1], key=lambda event: event.t)
     path = recording(tmp_path / "mixed.jsonl", builders.header() + mixed + builders.end())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         calls = []
         for _ in range(6):
             assert app.moment is not None
@@ -1115,23 +1032,12 @@ async def test_threads_are_not_mixed(tmp_path: Path) -> None:
 # -- terminals -----------------------------------------------------------------------------
 
 
-def all_text(app: Sockstep) -> str:
-    strips = app.screen._compositor.render_strips()
-    filtered = []
-    for strip in strips:
-        segments = list(strip)
-        for line_filter in app.get_line_filters():
-            segments = line_filter.apply(segments, app.screen.background_colors[1])
-        filtered.append("".join(segment.text for segment in segments))
-    return "\n".join(filtered)
-
-
 async def test_an_ascii_locale_gets_nothing_but_ascii(
     two_calls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LC_ALL", "C")
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         for keys in (
             "nnnnnn", ["enter"], ["escape"], ["question_mark"], ["escape"], ["ctrl+p"],
             ["escape"], ["e"],
@@ -1151,11 +1057,8 @@ async def test_no_color_means_none(two_calls: Path, monkeypatch: pytest.MonkeyPa
     app = Sockstep(Replay(two_calls))
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press(*"nnn")
-        for strip in app.screen._compositor.render_strips():
-            segments = list(strip)
-            for line_filter in app.get_line_filters():
-                segments = line_filter.apply(segments, app.screen.background_colors[1])
-            for segment in segments:
+        for line in drawn(app):
+            for segment in line:
                 for color in (segment.style and segment.style.color,
                               segment.style and segment.style.bgcolor):  # fmt: skip
                     assert color is None or color.is_default, (segment.text, color)
@@ -1169,8 +1072,8 @@ async def test_sixteen_colours_are_the_terminals_own(
     app = Sockstep(Replay(two_calls))
     async with app.run_test(size=(100, 30)) as pilot:
         await pilot.press(*"nnn")
-        for strip in app.screen._compositor.render_strips():
-            for segment in strip:
+        for line in drawn(app):
+            for segment in line:
                 color = segment.style.color if segment.style else None
                 assert color is None or color.number is None or color.number < 16
 
@@ -1179,11 +1082,11 @@ async def test_sixteen_colours_are_the_terminals_own(
 async def test_the_whole_linkage_is_visible_beside_the_steps(
     two_calls: Path, size: tuple[int, int]
 ) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("g", *"step_17", "enter")
         await settle(pilot)
         pane = app.screen.query_one("#linkage", Pane)
-        assert len(pane._lines) <= pane.room.height
+        assert len(pane.lines) <= pane.room.height
         shown = all_text(app)
         for word in ("struct file", "struct socket", "struct sock ", "STEP_17", "q quit"):
             assert word in shown
@@ -1194,7 +1097,7 @@ async def test_the_whole_linkage_is_visible_beside_the_steps(
 
 
 async def test_any_size_of_terminal_is_survived(two_calls: Path) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         for size in ((1, 1), (20, 5), (60, 15), (300, 100), (79, 23), (80, 24)):
             await pilot.resize_terminal(*size)
             await pilot.press("n", "enter")
@@ -1219,7 +1122,7 @@ async def test_hashed_pointers_of_a_kernel_log(tmp_path: Path) -> None:
         "[    1.000006] [PROBE] __sys_socket Return: fd=3",
     ]
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert "hashed addresses" in text(app, "title")
         await pilot.press("end")
         assert "f1166dcd" in text(app, "linkage")
@@ -1231,7 +1134,7 @@ async def test_a_long_recording_loads_and_walks(tmp_path: Path) -> None:
     path = recording(tmp_path / "long.jsonl", builders.whole(6000))
     assert len(path.read_bytes().splitlines()) > 90_000
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         async with asyncio.timeout(60):
             while app.story.end is None:
                 await pilot.pause(0.05)
@@ -1248,12 +1151,12 @@ async def test_the_picker_offers_recordings_and_opens_one(two_calls: Path) -> No
     folder.mkdir(parents=True)
     (folder / "20990101-000000-x-1.jsonl").write_bytes(two_calls.read_bytes())
     (folder / "20980101-000000-garbage-1.jsonl").write_bytes(b"garbage\n")
-    app = Sockstep()
+    app = Driven()
     async with app.run_test() as pilot:
         await settle(pilot)
         await pilot.press("down", "enter")
         await settle(pilot)
-        assert "not a sockstep recording" in [n.message for n in app._notifications][-1]
+        assert "not a sockstep recording" in app.notes[-1]
         await pilot.press("home", "enter")
         await settle(pilot)
         assert at(app) == "1 USER_EXEC"

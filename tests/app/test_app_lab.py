@@ -14,21 +14,20 @@ from recordings.claims import claims
 from recordings.experiments import EXPERIMENTS
 from recordings.story import Story
 from recordings.stream import read
-from tests import builders
-from tests.app.test_app import (
+from tests import SAMPLES, builders
+from tests.app.driver import (
+    Driven,
     Scripted,
     all_text,
     at,
     badge,
+    drawn,
     over,
     settle,
-    terminal,  # noqa: F401 (a fixture)
     text,
     with_agent,
 )
-from tui.app import Sockstep
 from tui.lab import PYTHON
-from tui.places import SAMPLES
 from tui.puzzle import Claims, Comparison, Lab
 from tui.views import puzzle
 
@@ -37,20 +36,15 @@ CLOSE, EMFILE = SAMPLES / "lab-6.1-close.jsonl", SAMPLES / "lab-6.1-emfile.jsonl
 SIZES = [(80, 24), (100, 30)]
 
 
-def rows(app: Sockstep) -> dict[str, str]:
+def rows(app: Driven) -> dict[str, str]:
     """The lines of the list on the top screen, by id."""
     options = app.screen.query_one(OptionList).options
     return {option.id or "": str(option.prompt) for option in options}
 
 
-def highlight(app: Sockstep, id: str) -> None:
+def highlight(app: Driven, id: str) -> None:
     options = app.screen.query_one(OptionList)
     options.highlighted = options.get_option_index(id)
-
-
-def said(app: Sockstep) -> str:
-    """The notes, which a test's terminal does not draw."""
-    return "\n".join(note.message for note in app._notifications)
 
 
 # -- claims --------------------------------------------------------------------------------
@@ -58,7 +52,7 @@ def said(app: Sockstep) -> str:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_claims_tell_their_status_in_words_and_evidence(size: tuple[int, int]) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("k")
         await settle(pilot)
         assert isinstance(app.screen, Claims)
@@ -80,7 +74,7 @@ async def test_claims_tell_their_status_in_words_and_evidence(size: tuple[int, i
 
 
 async def test_enter_goes_to_the_moment_of_the_evidence() -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("k")
         await settle(pilot)
         highlight(app, "early-error")
@@ -93,7 +87,7 @@ async def test_enter_goes_to_the_moment_of_the_evidence() -> None:
 
 
 async def test_enter_on_an_untested_claim_goes_to_its_experiment() -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("k")
         await settle(pilot)
         highlight(app, "number-back")
@@ -108,14 +102,14 @@ async def test_enter_on_an_untested_claim_goes_to_its_experiment() -> None:
 
 
 async def test_a_claim_without_a_moment_says_so() -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         before = at(app)
         await pilot.press("k")
         await settle(pilot)
         highlight(app, "6-leak")
         await pilot.press("enter")
         await settle(pilot)
-        assert "no single moment" in said(app)
+        assert "no single moment" in app.said
         assert at(app) == before
 
     await over(WINDOW, drive)
@@ -131,7 +125,7 @@ def test_every_untested_claim_names_an_experiment_with_a_recording() -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_lab_opens_a_bundled_recording_and_comes_back(size: tuple[int, int]) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("end")
         before = at(app)
         await pilot.press("L")
@@ -159,7 +153,7 @@ async def test_the_lab_opens_a_bundled_recording_and_comes_back(size: tuple[int,
 
 
 async def test_what_has_no_trigger_is_greyed_with_its_reason() -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("L")
         await settle(pilot)
         options = app.screen.query_one(OptionList)
@@ -175,7 +169,7 @@ async def test_a_live_session_greys_what_it_cannot_run() -> None:
     blind = ev.Blind(t=1, step="security_file_alloc", why="no fmod_ret here")
     source = Scripted(*builders.header(), blind)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("L")
         await settle(pilot)
         shown = rows(app)
@@ -212,7 +206,7 @@ async def test_r_restarts_the_program_as_an_experiment(
     source = Scripted(*builders.header())
     start, rest = before_and_after(SAMPLES / f"lab-6.1-{name}.jsonl")
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         own = list(app.story.header.argv) if app.story.header else []
         await pilot.press("L")
         await settle(pilot)
@@ -227,8 +221,8 @@ async def test_r_restarts_the_program_as_an_experiment(
         assert source.sent == [restart, *injected]
         source.say(*rest)
         await settle(pilot)
-        assert f"✓ {name}: " in said(app)
-        assert "leak-free" in said(app)
+        assert f"✓ {name}: " in app.said
+        assert "leak-free" in app.said
         await pilot.press("L")
         await settle(pilot)
         assert "as expected" in rows(app)[name]
@@ -244,15 +238,15 @@ async def test_an_outcome_that_is_not_as_expected_says_why() -> None:
     source = Scripted(*builders.header())
     start, rest = before_and_after(CLOSE)
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("L")
         await settle(pilot)
         highlight(app, "lsm-create")
         await pilot.press("r")
         source.say(*start, *rest)
         await settle(pilot)
-        assert "✗ lsm-create: " in said(app)
-        assert "expected EACCES" in said(app)
+        assert "✗ lsm-create: " in app.said
+        assert "expected EACCES" in app.said
 
     await with_agent(source, drive)
 
@@ -260,7 +254,7 @@ async def test_an_outcome_that_is_not_as_expected_says_why() -> None:
 async def test_a_live_session_goes_on_while_a_recording_is_looked_at() -> None:
     source = Scripted(*builders.header())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("L")
         await settle(pilot)
         highlight(app, "emfile")
@@ -285,7 +279,7 @@ async def test_a_live_session_goes_on_while_a_recording_is_looked_at() -> None:
 async def test_an_agent_lost_meanwhile_is_said_afterwards() -> None:
     source = Scripted(*builders.header(), *builders.call())
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await pilot.press("L")
         await settle(pilot)
         highlight(app, "emfile")
@@ -304,21 +298,21 @@ async def test_an_agent_lost_meanwhile_is_said_afterwards() -> None:
 # -- the diff ------------------------------------------------------------------------------
 
 
-async def choose_second(pilot: Pilot[None], app: Sockstep, path: Path) -> None:
+async def choose_second(pilot: Pilot[None], app: Driven, path: Path) -> None:
     await pilot.press("D")
     await settle(pilot)
     highlight(app, str(path))
     await pilot.press("enter")
     for _ in range(50):
         await settle(pilot)
-        if isinstance(app.screen, Comparison) or said(app):
+        if isinstance(app.screen, Comparison) or app.said:
             break
     await settle(pilot)
 
 
 @pytest.mark.parametrize("size", SIZES)
 async def test_the_diff_marks_and_shows_the_first_divergence(size: tuple[int, int]) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await choose_second(pilot, app, EMFILE)
         assert isinstance(app.screen, Comparison)
         lines = text(app, "page").splitlines()
@@ -351,14 +345,14 @@ async def test_the_diff_of_equals_marks_nothing(tmp_path: Path) -> None:
 
 
 async def test_a_bad_second_recording_is_one_line() -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         from tui import places
 
         bad = places.recordings() / "bad.jsonl"
         bad.parent.mkdir(parents=True)
         bad.write_text("[red]nonsense\n")
         await choose_second(pilot, app, bad)
-        assert "not a sockstep recording" in said(app)
+        assert "not a sockstep recording" in app.said
         assert app.is_running
 
     await over(CLOSE, drive)
@@ -368,7 +362,7 @@ async def test_a_bad_second_recording_is_one_line() -> None:
 async def test_the_screens_in_ascii(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LC_ALL", "C")
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await opened(pilot, app, key)
         shown = all_text(app)
         assert shown.isascii()
@@ -381,13 +375,10 @@ async def test_the_screens_in_ascii(key: str, monkeypatch: pytest.MonkeyPatch) -
 async def test_the_screens_without_colour(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
 
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await opened(pilot, app, key)
-        for strip in app.screen._compositor.render_strips():
-            segments = list(strip)
-            for line_filter in app.get_line_filters():
-                segments = line_filter.apply(segments, app.screen.background_colors[1])
-            for segment in segments:
+        for line in drawn(app):
+            for segment in line:
                 for color in (segment.style and segment.style.color,
                               segment.style and segment.style.bgcolor):  # fmt: skip
                     assert color is None or color.is_default, (segment.text, color)
@@ -395,7 +386,7 @@ async def test_the_screens_without_colour(key: str, monkeypatch: pytest.MonkeyPa
     await over(CLOSE, drive)
 
 
-async def opened(pilot: Pilot[None], app: Sockstep, key: str) -> None:
+async def opened(pilot: Pilot[None], app: Driven, key: str) -> None:
     if key == "D":
         await choose_second(pilot, app, EMFILE)
     else:
@@ -406,7 +397,7 @@ async def opened(pilot: Pilot[None], app: Sockstep, key: str) -> None:
 
 @pytest.mark.parametrize("key", ["k", "L", "D"])
 async def test_the_screens_survive_any_size(key: str) -> None:
-    async def drive(pilot: Pilot[None], app: Sockstep) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
         await opened(pilot, app, key)
         for size in ((1, 1), (20, 5), (40, 12), (200, 60), (80, 24)):
             await pilot.resize_terminal(*size)

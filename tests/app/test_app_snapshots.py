@@ -12,9 +12,8 @@ import pytest
 from textual.pilot import Pilot
 
 from recordings.stream import read
-from tests.app.test_app import terminal  # noqa: F401 (a fixture)
+from tests import RECORDINGS
 from tui.app import Sockstep
-from tui.places import SAMPLES
 from tui.source import Replay
 
 PICTURED = Path(__file__).parent / "pictured"
@@ -70,6 +69,6 @@ def test_screen_without_colour(snap_compare: Compare, monkeypatch: pytest.Monkey
     assert snap_compare(app, run_before=pressing(*"nnnnnn"), terminal_size=WIDE)
 
 
-@pytest.mark.parametrize("sample", sorted(SAMPLES.glob("*.jsonl")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("sample", RECORDINGS, ids=lambda path: path.stem)
 def test_every_bundled_recording_can_be_read(sample: Path) -> None:
     assert list(read(sample))

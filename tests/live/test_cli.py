@@ -18,8 +18,8 @@ from recordings import events as ev
 from recordings import isolated
 from recordings.story import Story
 from recordings.stream import encode, read
-from tests import builders
-from tests.agent import ROOT, SOCKET_TEST, needs_root, unless
+from tests import ROOT, builders
+from tests.agent import SOCKET_TEST, needs_root, unless
 from tui import cli, places, plain
 from tui.options import Options
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import installed
+from tests import ROOT, installed
 from tests.accounts import Account
-from tests.agent import ROOT, needs_root
+from tests.agent import needs_root
 
 SAMPLE = str(ROOT / "recordings/samples/socket_test-6.18-tracepoint.jsonl")
 LOG = "[  1.0] [PROBE] sock_alloc Exit: socket=f1166dcd\n"

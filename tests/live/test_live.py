@@ -22,10 +22,10 @@ from recordings import events as ev
 from recordings import isolated
 from recordings.story import Call, Story
 from recordings.verdict import judge, outcome
+from tests import ROOT
 from tests.agent import (
     LIVING,
     PROGRAMS,
-    ROOT,
     SOCKET_TEST,
     agent,
     capture,

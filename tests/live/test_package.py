@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent import ROOT, SOCKET_TEST, needs_root
+from tests import ROOT
+from tests.agent import SOCKET_TEST, needs_root
 from tests.installed import PACKAGES, build_wheel
 
 SAMPLE = "recordings/samples/socket_test-6.18-tracepoint.jsonl"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,37 +18,43 @@ from recordings.experiments import EXPERIMENTS
 from recordings.report import as_json, text
 from recordings.story import Story
 from recordings.stream import read
-from tests.builders import FILE, OPS, SOCKET
-from tests.builders import call as good_call
-from tests.unit.test_schema import any_event
-from tests.unit.test_story import (
+from tests import SAMPLES
+from tests.builders import (
+    FILE,
+    GOOD,
+    INET,
+    IPUT,
+    MS,
+    OPS,
     PID,
+    RETURN,
+    SOCKET,
     US,
+    WATCHED,
     T,
+    any_event,
     beginning,
     changed,
     closed,
+    died,
     emfile,
     ending,
     free,
+    in_call,
+    iput,
+    kept,
+    on_functions,
     session,
+    signal,
+    stacked,
     step,
+    taken,
+    window,
     without,
 )
+from tests.builders import call as good_call
 
-SAMPLES = Path(__file__).parent.parent.parent / "recordings/samples"
-WATCHED = ("__sock_release", "fd_install", "alloc_fd", "iput", "inet_release", "put_unused_fd")
-RETURN = T + 37 * US  # of tests.builders' call
-MS = 1000 * US
 Events = list[ev.Event]
-
-
-def on_functions() -> Events:
-    """Probes on the functions themselves, so that what did not happen would have been told."""
-    return [
-        ev.Probe(t=2, name=f"kprobe:{name}", kind="kprobe", steps=[], status="attached")
-        for name in WATCHED
-    ]
 
 
 def of(*events: Iterable[ev.Event], probes: Events | None = None, end: bool = True) -> Story:
@@ -64,38 +69,6 @@ def found(story: Story) -> dict[str, Claim]:
     return {claim.id: claim for claim in claims(story)}
 
 
-def stacked(events: Iterable[ev.Event], what: str, *frames: str) -> Events:
-    """With this kernel stack at each step `what`, or each free of the kind `what`."""
-    made: Events = [ev.Stack(t=1, id=len(frames) * 100 + len(what), frames=list(frames))]
-    for event in events:
-        if isinstance(event, ev.Step | ev.Free) and what in (
-            getattr(event, "id", None), getattr(event, "kind", None),
-        ):  # fmt: skip
-            event = msgspec.structs.replace(event, stack=len(frames) * 100 + len(what))
-        made.append(event)
-    return made
-
-
-def iput(t: int, **more: Any) -> ev.Step:
-    return step(1, t, "CLEANUP_IPUT", "iput", **more)
-
-
-def in_call(*steps: ev.Step) -> Events:
-    """EMFILE, with more steps after its release."""
-    events = emfile()
-    at = next(i for i, e in enumerate(events) if getattr(e, "id", "") == "STEP_17")
-    return [*events[:at], *steps, *events[at:]]
-
-
-def kept(events: Iterable[ev.Event], *kinds: str) -> Events:
-    """Without the allocations or frees of these kinds: "alloc fd", "free sock"."""
-    return [
-        event
-        for event in events
-        if f"{type(event).__name__.lower()} {getattr(event, 'kind', '')}" not in kinds
-    ]
-
-
 def freed_late(events: Events) -> Events:
     return [
         msgspec.structs.replace(e, t=T + 500_000 * US)
@@ -104,10 +77,7 @@ def freed_late(events: Events) -> Events:
     ]  # fmt: skip
 
 
-INET = step(1, T + 6 * US, "CLEANUP_INET_RELEASE", "inet_release")
 PUT = step(1, T + 7 * US, "CLEANUP_PUT_UNUSED_FD", "put_unused_fd")
-GOOD = [*good_call(), *closed()]
-IPUT = iput(T + 7 * US, snap=ev.Snapshot(socket=ev.Socket(at=SOCKET, sk=NULL)))
 
 
 def numbered(events: Events) -> Events:
@@ -137,16 +107,6 @@ def refusal(hook: str, errno: int, **more: Any) -> ev.Inject:
     return ev.Inject(t=T + 2 * US, what="refusal", pid=PID, hook=hook, errno=errno, **given)
 
 
-def signal(t: int, signo: int = 15, phase: Any = "generated", **more: Any) -> ev.Signal:
-    return ev.Signal(t=t, **{"pid": PID, "tid": PID, "signo": signo, "phase": phase} | more)
-
-
-def died(events: Events, signo: int = 15) -> Events:
-    """The process ended of a signal."""
-    last = max(event.t for event in events) + 5
-    return [*events, ev.State(t=last, pid=PID, state="exited", status=-signo)]
-
-
 def signalled(*more: ev.Event, close: Events | None = None) -> Events:
     """SIGTERM after STEP_14, a descriptor, the delivery, the exit."""
     events = good_call()
@@ -155,25 +115,7 @@ def signalled(*more: ev.Event, close: Events | None = None) -> Events:
     return died([*events[:at], signal(T + 30 * US), *events[at:], *more, *exit])
 
 
-def taken(t: int = RETURN + 9 * US, **more: Any) -> ev.Signal:
-    return signal(t, phase="delivered", **{"handler": "default"} | more)
-
-
 UNDER_EXIT = stacked(closed(), "CLEANUP_FPUT", "__fput", "task_work_run", "do_exit")
-
-
-def window(slept: int = 1500 * MS, left: int = 2 * MS, result: int = -93) -> Events:
-    """SIGTERM while inet_create() waits for a module."""
-    begun = emfile()[:4]
-    t = T + 1 * US + slept
-    return died([
-        *begun, signal(t),
-        step(1, t + left, "STEP_13", "inet_create", "exit", ret=result),
-        step(1, t + left + US, "CLEANUP_SOCK_RELEASE", "__sock_release"),
-        step(1, t + left + 9 * US, "STEP_17", "__sys_socket", "exit", ret=result),
-        taken(t + left + 20 * US, signo=9),
-        free(1, t + left + 9 * MS, "socket", SOCKET, "sock_free_inode", pid=0, comm="swapper/0"),
-    ])  # fmt: skip
 
 
 CASES: dict[str, tuple[list[Events], list[Events]]] = {  # what confirms, what refutes

@@ -21,36 +21,36 @@ from recordings.events import NULL
 from recordings.mask import masked
 from recordings.story import Story
 from recordings.stream import read
-from tests.builders import FILE, SOCKET
-from tests.builders import call as good_call
-from tests.unit.test_claims import (
+from tests import RECORDINGS, ROOT, SAMPLES
+from tests.builders import (
+    FILE,
     GOOD,
+    HOSTILE,
     INET,
     IPUT,
-    in_call,
-    kept,
-    on_functions,
-    stacked,
-    window,
-)
-from tests.unit.test_report import HOSTILE, hostile
-from tests.unit.test_schema import any_event
-from tests.unit.test_story import (
     PID,
+    SOCKET,
     US,
     T,
+    any_event,
     beginning,
     changed,
     closed,
     emfile,
     ending,
     free,
+    hostile,
+    in_call,
+    kept,
+    on_functions,
     session,
+    stacked,
     step,
+    window,
     without,
 )
+from tests.builders import call as good_call
 
-SAMPLES = sorted((Path(__file__).parent.parent.parent / "recordings/samples").glob("*.jsonl"))
 Events = list[ev.Event]
 WATCHED = (
     "__fput", "sock_close", "__sock_release", "inet_release", "__sk_destruct", "iput",
@@ -103,7 +103,7 @@ def test_no_address_and_no_time_is_compared(events: Events) -> None:
         assert text(found).endswith("\n\nNo divergence.")
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_a_real_recording_with_itself(path: Path) -> None:
     events = list(read(path))
     found = diff(Story.of(events), Story.of(masked(events)))
@@ -153,9 +153,7 @@ def test_the_order_of_what_rcu_frees() -> None:
 )
 def test_the_lab_against_the_good_path(name: str, where: str | None) -> None:
     """On a real kernel: each experiment leaves the good path at its edge."""
-    good, other = (
-        Story.of(read(SAMPLES[0].parent / f"lab-6.1-{one}.jsonl")) for one in ("close", name)
-    )
+    good, other = (Story.of(read(SAMPLES / f"lab-6.1-{one}.jsonl")) for one in ("close", name))
     assert first(diff(good, other)) == where
 
 
@@ -450,12 +448,14 @@ def sockstep(*args: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         isolated.command("tui.cli", *map(str, args)),
         capture_output=True, text=True, check=False, timeout=60,
-        env=os.environ | {"LC_ALL": "C", "COLUMNS": "80"}, cwd=SAMPLES[0].parents[2],
+        env=os.environ | {"LC_ALL": "C", "COLUMNS": "80"}, cwd=ROOT,
     )  # fmt: skip
 
 
 def test_the_command(tmp_path: Path) -> None:
-    good, bad = (next(p for p in SAMPLES if p.stem.startswith(n)) for n in ("socket_t", "emfile"))
+    good, bad = (
+        next(p for p in RECORDINGS if p.stem.startswith(n)) for n in ("socket_t", "emfile")
+    )
     found = sockstep("diff", good, bad)
     assert (found.returncode, found.stderr) == (1, "")
     assert found.stdout.isascii()

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recordings import events as ev
@@ -237,7 +237,6 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(PIECES | st.text(), max_size=4).map("".join), max_size=12))
 def test_any_log(lines: list[str]) -> None:
     try:

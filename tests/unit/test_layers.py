@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from tests import ROOT
+
 LAYERS = {
     "recordings": {"recordings"},
     "probes": {"probes", "recordings"},
@@ -72,6 +73,60 @@ def modules(layer: str) -> list[str]:
     paths = (path.relative_to(ROOT).with_suffix("") for path in (ROOT / layer).glob("*.py"))
     names = [".".join(path.parts) for path in paths if path.name != "__main__"]
     return [name.removesuffix(".__init__") for name in names]
+
+
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+
+
+def test_no_test_imports_another() -> None:
+    """What tests share is in a module of its own: builders, agent, vms, app/driver."""
+    sources = {path.stem: path.read_text() for path in TESTS}
+    assert {"test_layers", "builders"} <= sources.keys()
+    assert {name: others for name, source in sources.items() if (others := of_tests(source))} == {}
+
+
+def of_tests(source: str) -> list[str]:
+    """The test modules that a source imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                found |= {alias.name for alias in names}
+            case ast.ImportFrom(module=module, names=names):
+                found |= {f"{module}.{alias.name}" for alias in names}
+    return sorted(name for name in found if re.match(r"tests\..*\btest_", name))
+
+
+def test_an_import_of_a_test_would_be_seen() -> None:
+    assert of_tests("from tests.unit.test_story import free") == ["tests.unit.test_story.free"]
+    assert of_tests("from tests.unit import test_story") == ["tests.unit.test_story"]
+    assert of_tests("import tests.app.test_app as x") == ["tests.app.test_app"]
+    assert of_tests("from tests import builders") == []
+
+
+def private(source: str) -> list[str]:
+    """What a source reads or imports that another object or module keeps to itself."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                continue
+            case ast.Attribute(attr=name):
+                names = [name]
+            case ast.ImportFrom(names=aliases):
+                names = [alias.name for alias in aliases]
+            case _:
+                continue
+        found += [name for name in names if re.match(r"_(?!_)", name)]
+    return found
+
+
+def test_tests_use_what_is_public() -> None:
+    assert private("from probes.agent import _a\nb._c.d\nself._e\nf.__name__") == ["_a", "_c"]
+    found = {str(path.relative_to(ROOT)): private(path.read_text()) for path in TESTS}
+    # Textual has no other way to what it draws.
+    assert found.pop("tests/app/driver.py") == ["_compositor"]
+    assert {path: names for path, names in found.items() if names} == {}
 
 
 def test_recordings_load_neither_screen_nor_kernel() -> None:

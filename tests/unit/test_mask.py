@@ -17,11 +17,21 @@ from recordings.report import as_json
 from recordings.story import Story
 from recordings.stream import encode, read
 from recordings.verdict import judge
-from tests.builders import FILE, OPS, SOCK, SOCKET
-from tests.unit.test_schema import a_header, any_event
-from tests.unit.test_story import beginning, changed, emfile, ending, session
+from tests import RECORDINGS
+from tests.builders import (
+    FILE,
+    OPS,
+    SOCK,
+    SOCKET,
+    a_header,
+    any_event,
+    beginning,
+    changed,
+    emfile,
+    ending,
+    session,
+)
 
-SAMPLES = sorted((Path(__file__).parent.parent.parent / "recordings/samples").glob("*.jsonl"))
 Events = list[ev.Event]
 
 
@@ -64,7 +74,7 @@ def test_links_verdict_and_report_are_the_same(events: Events) -> None:
     assert outcome(list(masked(events))) == outcome(events)
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_a_real_recording(path: Path) -> None:
     events = list(read(path))
     assert outcome(list(masked(events))) == outcome(events)

@@ -18,25 +18,25 @@ from recordings.steps import CALL_STEPS
 from recordings.story import Story
 from recordings.stream import read
 from recordings.verdict import judge
-from tests.builders import FILE, SOCK, SOCKET
-from tests.builders import call as good_call
-from tests.unit.test_schema import any_event
-from tests.unit.test_story import (
+from tests import RECORDINGS
+from tests.builders import (
+    FILE,
     PID,
+    SOCK,
+    SOCKET,
     T,
+    any_event,
     beginning,
     changed,
-    closed,
     emfile,
     ending,
     free,
+    hostile,
     session,
     step,
     without,
 )
-
-SAMPLES = sorted((Path(__file__).parent.parent.parent / "recordings/samples").glob("*.jsonl"))
-HOSTILE = "\x1b]0;title\x07\x1b[31m[bold]\u202egnp.exe\r\n\x9b1m\u2028"
+from tests.builders import call as good_call
 
 
 def many(count: int) -> Story:
@@ -78,7 +78,7 @@ def test_the_whole_report() -> None:
     assert max(map(len, lines)) <= WIDTH
 
 
-@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)
 def test_a_real_recording(path: Path) -> None:
     story = Story.of(read(path))
     report = text(story)
@@ -173,25 +173,6 @@ def test_several_calls_and_very_many() -> None:
     assert f"CALL 5 of {IN_FULL + 1}" in one
     assert one.count("01. PROBE_INIT") == 1
     assert f"… and {2 * ROWS} more: --json has them all" in text(many(3 * ROWS))
-
-
-def hostile() -> Story:
-    events = beginning(argv=[HOSTILE, "x"], kernel=HOSTILE, tool=HOSTILE, host=HOSTILE)
-    for event in [*good_call(), *closed()]:
-        if isinstance(event, ev.Enter | ev.Step | ev.Free):
-            event = msgspec.structs.replace(event, comm=HOSTILE)
-        if isinstance(event, ev.Alloc):
-            event = msgspec.structs.replace(event, cache=HOSTILE, site=HOSTILE)
-        events.append(event)
-    events += [
-        ev.Symbol(t=1, at="0xffffffff82345600", name=HOSTILE),
-        ev.Probe(t=1, name=HOSTILE, kind="k", steps=[HOSTILE], status="missing", why=HOSTILE),
-        ev.Blind(t=1, step="CLEANUP_IPUT", why=HOSTILE),
-        ev.Output(t=1, text=HOSTILE),
-        ev.State(t=2, pid=1, state="stopped", why=HOSTILE),
-        ev.End(t=T * 2, why=HOSTILE),
-    ]
-    return Story.of(events)
 
 
 def test_no_control_character_of_a_recording_is_printed() -> None:

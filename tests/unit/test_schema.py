@@ -4,67 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from functools import cache
-from pathlib import Path
-from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import given
 
 from recordings import events as ev
 from recordings.stream import Reader, encode
+from tests import ROOT
+from tests.builders import KINDS, a_header, any_event
 
-# What is tested is what comes out, not how fast: the machine may be busy.
-settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("patient")
-
-KINDS: tuple[type[ev.Event], ...] = get_args(ev.AnyEvent)
+FORMAT = ROOT / "docs/recording-format.md"
 LAYERS = (ev.Fd, ev.File, ev.Socket, ev.Sock, ev.Snapshot, ev.Open)
-FORMAT = Path(__file__).parent.parent.parent / "docs/recording-format.md"
-
-
-def strategy(kind: msgspec.inspect.Type) -> st.SearchStrategy[Any]:
-    """Any value that the schema allows."""
-    match kind:
-        case msgspec.inspect.IntType(ge=least, le=most):
-            least = -(2**63) if least is None else least
-            most = 2**63 - 1 if most is None else most
-            return st.integers(max(least, -9), min(most, 99)) | st.integers(least, most)
-        case msgspec.inspect.FloatType():
-            return st.floats(allow_nan=False, allow_infinity=False)
-        case msgspec.inspect.StrType():
-            return st.sampled_from(("0x0", "0xffff888104bf8dc0", "STEP_09", "")) | st.text()
-        case msgspec.inspect.BoolType():
-            return st.booleans()
-        case msgspec.inspect.NoneType():
-            return st.none()
-        case msgspec.inspect.LiteralType(values=values):
-            return st.sampled_from(values)
-        case msgspec.inspect.ListType(item_type=item):
-            return st.lists(strategy(item), max_size=4)
-        case msgspec.inspect.DictType(key_type=key, value_type=value):
-            return st.dictionaries(strategy(key), strategy(value), max_size=4)
-        case msgspec.inspect.UnionType(types=types):
-            return st.one_of(*map(strategy, types))
-        case msgspec.inspect.StructType(cls=cls, fields=fields):
-            return st.builds(cls, **{field.name: strategy(field.type) for field in fields})
-    raise AssertionError(f"no strategy for {kind}")
-
-
-@cache
-def any_event(*kinds: type[ev.Event]) -> st.SearchStrategy[ev.Event]:
-    return st.one_of(*(strategy(msgspec.inspect.type_info(kind)) for kind in kinds or KINDS))
-
-
-def a_header(**changed: Any) -> ev.Header:
-    facts: dict[str, Any] = {
-        "t": 1, "format": ev.FORMAT, "version": ev.VERSION,
-        "readable_since": ev.READABLE_SINCE, "tool": "test", "kernel": "6.1", "arch": "x86_64",
-        "backend": "kprobe", "argv": ["./t"], "pid": 7, "addresses": "raw", "wall": 1e9,
-    }  # fmt: skip
-    return ev.Header(**facts | changed)
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -16,91 +16,25 @@ from recordings import events as ev
 from recordings.events import NULL, UNREAD, Ptr
 from recordings.steps import CALL_STEPS
 from recordings.story import LINKS, Call, Check, LinkState, Story, links
-from tests.builders import FILE, SOCK, SOCKET
+from tests.builders import (
+    FILE,
+    PID,
+    SOCK,
+    SOCKET,
+    US,
+    T,
+    any_event,
+    beginning,
+    changed,
+    closed,
+    emfile,
+    ending,
+    free,
+    session,
+    step,
+    without,
+)
 from tests.builders import call as good_call
-from tests.unit.test_schema import a_header, any_event
-
-US = 1000
-T = 1_010_000_000  # when tests.builders lets its first call begin
-PID = 4711
-
-
-def at_shift(at: Ptr, number: int) -> Ptr:
-    """The address that tests.builders gives the object of the `number`-th call."""
-    return hex(int(at, 16) + (number - 1) * 0x1000)
-
-
-def beginning(**header: Any) -> list[ev.Event]:
-    probe = ev.Probe(
-        t=2, name="kprobe:all", kind="kprobe", steps=[*CALL_STEPS, "CLEANUP_SOCK_RELEASE"],
-        status="attached",
-    )  # fmt: skip
-    return [a_header(pid=PID, **header), probe, ev.Ready(t=3, took=5)]
-
-
-def task(call: int, pid: int = PID) -> dict[str, Any]:
-    return {"call": call, "pid": pid, "tid": pid, "comm": "socket_test", "cpu": 1}
-
-
-def step(call: int, t: int, id: str, symbol: str, at: ev.At = "entry", **more: Any) -> ev.Step:
-    more.setdefault("snap", ev.Snapshot())
-    return ev.Step(t=t, id=id, probe=f"kprobe:{symbol}", symbol=symbol, at=at, **task(call), **more)
-
-
-def free(call: int, t: int, kind: ev.Kind, at: Ptr, site: str, **more: Any) -> ev.Free:
-    who = {"pid": PID, "comm": "socket_test", "cpu": 1} | more
-    return ev.Free(t=t, call=call, kind=kind, at=at, site=site, **who)
-
-
-def closed(call: int = 1, t: int = T + 1000 * US, fd: int = 3) -> list[ev.Event]:
-    """close(2) of what a call made, and RCU 20 ms later."""
-    socket, sock, file = (at_shift(at, call) for at in (SOCKET, SOCK, FILE))
-    released = ev.Snapshot(sock=ev.Sock(at=sock, skc_state=7))
-    return [
-        free(call, t, "fd", str(fd), "close_fd"),
-        step(call, t + 1 * US, "CLEANUP_FPUT", "__fput"),
-        step(call, t + 2 * US, "CLEANUP_SOCK_CLOSE", "sock_close"),
-        step(call, t + 3 * US, "CLEANUP_SOCK_RELEASE", "__sock_release"),
-        step(call, t + 4 * US, "CLEANUP_INET_RELEASE", "inet_release", "exit", snap=released),
-        step(call, t + 5 * US, "CLEANUP_SK_DESTRUCT", "__sk_destruct"),
-        free(call, t + 5 * US, "sock", sock, "__sk_destruct"),
-        free(call, t + 8 * US, "file", file, "__fput"),
-        step(call, t + 20_000 * US, "CLEANUP_SOCK_FREE_INODE", "sock_free_inode"),
-        free(call, t + 20_000 * US, "socket", socket, "sock_free_inode", pid=0, comm="swapper/0"),
-    ]  # fmt: skip
-
-
-def ending(t: int = T + 100_000 * US) -> list[ev.Event]:
-    return [
-        ev.State(t=t, pid=PID, state="exited", status=0),
-        ev.End(t=t + 50_000 * US, why="the tracee exited"),
-    ]
-
-
-def session() -> list[ev.Event]:
-    """One socket() that succeeds, its close(), the end: nothing is wrong with it."""
-    return [*beginning(), *good_call(), *closed(), *ending()]
-
-
-def emfile(call: int = 1, t: int = T) -> list[ev.Event]:
-    """Edge 15: no number to be had, and all is released again."""
-    socket, sock = at_shift(SOCKET, call), at_shift(SOCK, call)
-    linked = ev.Snapshot(
-        socket=ev.Socket(at=socket, sk=sock), sock=ev.Sock(at=sock, sk_socket=socket)
-    )
-    empty = ev.Snapshot(socket=ev.Socket(at=socket, sk=NULL, ops=NULL, state=1))
-    return [
-        ev.Enter(t=t, syscall="socket", nr=41, args=[2, 1, 0], lowest=3, **task(call)),
-        ev.Alloc(t=t + 1 * US, call=call, kind="socket", at=socket, site="sock_alloc_inode"),
-        step(call, t + 1 * US, "STEP_09", "sock_alloc", "exit", snap=empty),
-        step(call, t + 1 * US, "STEP_10", "sock_alloc", "exit", snap=empty),
-        ev.Alloc(t=t + 2 * US, call=call, kind="sock", at=sock, site="sk_prot_alloc"),
-        step(call, t + 3 * US, "STEP_13", "inet_create", "exit", snap=linked, ret=0),
-        step(call, t + 5 * US, "CLEANUP_SOCK_RELEASE", "__sock_release"),
-        free(call, t + 6 * US, "sock", sock, "__sk_destruct"),
-        step(call, t + 9 * US, "STEP_17", "__sys_socket", "exit", ret=-24),
-        free(call, t + 9000 * US, "socket", socket, "sock_free_inode", pid=0, comm="swapper/0"),
-    ]  # fmt: skip
 
 
 def only(story: Story) -> Call:
@@ -260,21 +194,6 @@ def test_generations_of_a_reused_address() -> None:
 
 
 # -- checks --------------------------------------------------------------------------------
-
-
-def changed(events: list[ev.Event], id: str, **fields: Any) -> list[ev.Event]:
-    """The events, with fields ("ret", or "layer.field") of each step `id` changed."""
-    made = []
-    for event in events:
-        if isinstance(event, ev.Step) and event.id == id:
-            plain = msgspec.to_builtins(event)
-            for name, value in fields.items():
-                layer, _, field = name.rpartition("__")
-                place = plain["snap"][layer] if layer else plain
-                place[field] = value
-            event = msgspec.convert(plain, ev.Step)
-        made.append(event)
-    return made
 
 
 @pytest.mark.parametrize(
@@ -490,10 +409,6 @@ def why(events: list[ev.Event], id: str) -> str:
     check = story.steps(only(story))[id]
     assert check.status == "unobservable"
     return check.evidence
-
-
-def without(events: Iterable[ev.Event], *ids: str) -> list[ev.Event]:
-    return [e for e in events if not (isinstance(e, ev.Step) and e.id in ids)]
 
 
 def test_why_a_step_was_not_seen() -> None:

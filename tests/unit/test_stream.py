@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from recordings import events as ev
 from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, encode, read
-from tests.unit.test_schema import a_header, any_event
+from tests.builders import a_header, any_event
 
 HEADER = encode(a_header()) + b"\n"
 END = encode(ev.End(t=9, why="done")) + b"\n"

@@ -14,13 +14,13 @@ from recordings import events as ev
 from recordings.events import NULL
 from recordings.story import Check, Story
 from recordings.verdict import Verdict, fate, judge, outcome
-from tests.builders import SOCK, SOCKET
-from tests.builders import call as good_call
-from tests.unit.test_schema import any_event
-from tests.unit.test_story import (
+from tests.builders import (
     PID,
+    SOCK,
+    SOCKET,
     US,
     T,
+    any_event,
     beginning,
     changed,
     closed,
@@ -31,6 +31,7 @@ from tests.unit.test_story import (
     step,
     without,
 )
+from tests.builders import call as good_call
 
 Events = list[ev.Event]
 

@@ -29,7 +29,8 @@ from recordings import events as ev
 from recordings import isolated
 from recordings.commands import HOLDS
 from recordings.story import Call, Story
-from tests.agent import PROGRAMS, ROOT, SOCKET_TEST, Agent, agent, process_state, wait_for
+from tests import ROOT
+from tests.agent import PROGRAMS, SOCKET_TEST, Agent, agent, process_state, wait_for
 
 SOCK, LOOP, FORKS, HOLD = (str(PROGRAMS / name) for name in ("sock", "loop", "forks", "hold"))
 POST, FREE, MODULE, CREATE = (

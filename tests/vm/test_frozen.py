@@ -17,7 +17,8 @@ from recordings import events as ev
 from recordings import isolated
 from recordings.story import Story
 from recordings.verdict import judge
-from tests.agent import LIVING, PROGRAMS, ROOT, SOCKET_TEST, Agent, agent
+from tests import ROOT
+from tests.agent import LIVING, PROGRAMS, SOCKET_TEST, Agent, agent
 from tests.vms import vm_kernel
 
 FREEZE = ("--freeze", "--backend", "kprobe")

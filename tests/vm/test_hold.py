@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from recordings import isolated
-from tests.agent import ROOT
+from tests import ROOT
 from tests.vms import in_vm, once, vm_kernel
 from tui import cli
 

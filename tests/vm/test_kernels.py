@@ -29,7 +29,8 @@ from recordings.steps import CALL_STEPS, CLEANUP_STEPS
 from recordings.story import Call, Moment, Story
 from recordings.stream import read
 from recordings.verdict import judge
-from tests.agent import PROGRAMS, ROOT, unless
+from tests import ROOT
+from tests.agent import PROGRAMS, unless
 from tests.vms import ALL, in_vm, once, vm_kernel
 
 BACKENDS = ("kprobe", "fentry")

@@ -19,7 +19,8 @@ from recordings.experiments import EXPERIMENTS
 from recordings.story import Story
 from recordings.stream import read
 from recordings.verdict import judge
-from tests.agent import ROOT, needs_root
+from tests import ROOT
+from tests.agent import needs_root
 from tests.vm.leaks_guest import LEFT
 from tests.vms import in_vm, once, vm_kernel
 

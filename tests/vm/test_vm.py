@@ -18,7 +18,8 @@ import pytest
 
 from probes.vm import kernels
 from recordings import isolated
-from tests.agent import ROOT, unless
+from tests import ROOT
+from tests.agent import unless
 from tests.vms import ALL, in_vm, needs_qemu, vm_command, vm_kernel
 
 # What a guest must offer to probe its kernel. Each line goes to stdout.
