@@ -60,14 +60,16 @@ def main() -> int:
     from probes.btf import BtfError
     from probes.compile import CompileError
     from probes.tracee import TraceeError
+    from recordings.invoker import InvokerError, invoking_user
 
     program = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not program:
         parser.error("which program? sockstep agent -- PROGRAM ARGS…")
     try:
+        invoking_user()
         return run.main(
             program, args.backend, args.follow_forks, args.hold, args.freeze, args.stdin
         )
-    except (AttachError, BtfError, CompileError, TraceeError) as error:
+    except (AttachError, BtfError, CompileError, InvokerError, TraceeError) as error:
         print(f"sockstep: {error}", file=sys.stderr)
         return 2

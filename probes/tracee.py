@@ -8,7 +8,6 @@ import errno
 import fcntl
 import os
 import pty
-import pwd
 import resource
 import signal
 import struct
@@ -16,7 +15,6 @@ import subprocess
 import sys
 import termios
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +22,7 @@ from probes.hold import DEVICE, PAGE, HoldError, Region, plant
 from probes.loader import entry_point, past_loader
 from probes.ptrace import DETACH, TRACEME, ptrace
 from recordings import events as ev
+from recordings.invoker import invoking_user
 
 _GUARDIAN = Path(__file__).with_name("guardian.py")
 
@@ -35,35 +34,6 @@ _END = b"\x04"  # VEOF: what ends the input from a terminal
 
 class TraceeError(Exception):
     """The program cannot be started; one line that says why."""
-
-
-@dataclass(frozen=True)
-class User:
-    """Whom the tracee runs as."""
-
-    uid: int
-    gid: int
-    groups: tuple[int, ...]
-    environment: dict[str, str]
-
-
-def invoking_user() -> User | None:
-    """The user behind sudo (SUDO_UID, SUDO_GID), groups too; None where we are nobody else."""
-    if os.geteuid() != 0 or not os.environ.get("SUDO_UID", "").isdigit():
-        return None
-    uid = int(os.environ["SUDO_UID"])
-    if uid == 0:
-        return None
-    gid = int(os.environ.get("SUDO_GID") or uid)
-    groups, environment = [gid], {}
-    with contextlib.suppress(KeyError):
-        entry = pwd.getpwuid(uid)
-        groups = os.getgrouplist(entry.pw_name, gid)
-        environment = {
-            "HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name,
-            "SHELL": entry.pw_shell,
-        }  # fmt: skip
-    return User(uid, gid, tuple(groups), environment)
 
 
 class Tracee:

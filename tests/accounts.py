@@ -42,12 +42,12 @@ class Account:
 
 
 @contextlib.contextmanager
-def account(name: str, password: str | None = None) -> Iterator[Account]:
+def account(password: str | None = None) -> Iterator[Account]:
     """A new user, who may use sudo: without a password, or with this one."""
+    name = f"sockstep-{os.getpid()}{'-typed' if password else ''}"  # others may test here, too
     needs_root()
     for tool in ("sudo", "useradd", "setpriv"):
         unless(shutil.which(tool) is not None, f"{tool} is not installed")
-    _remove(name)
     home = Path("/home") / name
     subprocess.run(["useradd", "-m", "-s", "/bin/sh", "-d", str(home), name], check=True)
     rule = SUDOERS / name
@@ -67,4 +67,4 @@ def account(name: str, password: str | None = None) -> Iterator[Account]:
 def _remove(name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(SUDOERS / name)
-    subprocess.run(["userdel", "-r", name], capture_output=True, check=False)
+    subprocess.run(["userdel", "-f", "-r", name], capture_output=True, check=False)

@@ -723,7 +723,7 @@ class Sockstep(App[None]):
 
         def keep(wish: str) -> None:
             try:
-                where = write(Path(wish).expanduser())
+                where = write(places.expanded(wish))
             except (OSError, StreamError, RuntimeError) as error:
                 why = str(error)
                 if isinstance(error, OSError) and error.strerror:

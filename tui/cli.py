@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from recordings import __version__, isolated
+from recordings.invoker import InvokerError, invoking_user
 from recordings.stream import StreamError, Writer, read
 from tui import places, plain
 from tui.options import ALL, Options
@@ -378,11 +379,12 @@ def main() -> NoReturn:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
         getattr(sys, name).reconfigure(errors="backslashreplace")
     try:
+        invoking_user()
         sys.exit(cli.main(prog_name="sockstep", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(2)
-    except (click.ClickException, StreamError) as error:
+    except (click.ClickException, InvokerError, StreamError) as error:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)

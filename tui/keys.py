@@ -14,6 +14,7 @@ from textual.binding import Binding
 from textual.keys import KEY_NAME_REPLACEMENTS, Keys
 
 from recordings.words import visible
+from tui import places
 
 
 class KeymapError(Exception):
@@ -98,7 +99,9 @@ def _is_key(name: str) -> bool:
 def load(path: Path) -> dict[str, str]:
     """The user's keys: `id = "key,key"` lines. Raises KeymapError for anything else."""
     try:
-        with path.open("rb") as file:
+        with places.as_invoker():
+            file = path.open("rb")
+        with file:
             keymap = tomllib.load(file)
     except FileNotFoundError:
         return {}

@@ -47,7 +47,7 @@ def run(
     """Run experiments, each into a recording in `folder`. Raises StreamError."""
     experiments = chosen(names)
     with places.as_invoker():
-        folder.mkdir(parents=True, exist_ok=True)
+        places.make(folder)
     return asyncio.run(_run(options, experiments, folder, progress))
 
 

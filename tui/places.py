@@ -14,65 +14,64 @@ from pathlib import Path
 
 import platformdirs  # now: as the invoker we may not be able to read where it is
 
+from recordings.invoker import invoking_user
+
 SAMPLES = Path(__file__).parent.parent / "recordings" / "samples"
-
-
-def invoker() -> tuple[int, int] | None:
-    """(uid, gid) of the user behind sudo; None when we are nobody else's root."""
-    try:
-        ids = int(os.environ["SUDO_UID"]), int(os.environ["SUDO_GID"])
-    except (KeyError, ValueError):
-        return None
-    return ids if os.geteuid() == 0 and ids[0] != 0 else None
 
 
 @contextmanager
 def as_invoker() -> Iterator[None]:
-    """Files made inside belong to the invoking user, and root follows no link of theirs."""
-    ids = invoker()
-    if ids is None:
+    """Act as the invoking user, with their groups and no others of root's: files made inside
+    belong to them, and neither a link nor a group leads where they may not write.
+    """
+    user = invoking_user()
+    if user is None:
         yield
         return
-    own = os.geteuid(), os.getegid()
-    os.setegid(ids[1])
-    os.seteuid(ids[0])
+    groups, gid, uid = os.getgroups(), os.getegid(), os.geteuid()
+    os.setgroups(user.groups)
+    os.setegid(user.gid)
+    os.seteuid(user.uid)
     try:
         yield
     finally:
-        os.seteuid(own[0])
-        os.setegid(own[1])
-
-
-def _home() -> Path | None:
-    ids = invoker()
-    if ids is None:
-        return None
-    import pwd
-
-    try:
-        return Path(pwd.getpwuid(ids[0]).pw_dir)
-    except KeyError:
-        return None
+        os.seteuid(uid)
+        os.setegid(gid)
+        os.setgroups(groups)
 
 
 def recordings() -> Path:
     """The user's recordings (XDG state folder); not made yet, perhaps."""
-    if (home := _home()) is not None and "XDG_STATE_HOME" not in os.environ:
-        return home / ".local" / "state" / "sockstep" / "recordings"
+    if (user := invoking_user()) is not None:  # root's XDG folders are not theirs
+        return user.home / ".local/state/sockstep/recordings"
     return platformdirs.user_state_path("sockstep") / "recordings"
 
 
 def keymap() -> Path:
     """The user's own keys: a TOML file of `binding id = "key,key"` lines."""
-    if (home := _home()) is not None and "XDG_CONFIG_HOME" not in os.environ:
-        return home / ".config" / "sockstep" / "keys.toml"
+    if (user := invoking_user()) is not None:
+        return user.home / ".config/sockstep/keys.toml"
     return platformdirs.user_config_path("sockstep") / "keys.toml"
+
+
+def expanded(path: str) -> Path:
+    """The path, with the user's home folder in place of a leading ~."""
+    if (user := invoking_user()) is not None and path.startswith("~/"):
+        return user.home / path[2:]
+    return Path(path).expanduser()
+
+
+def make(folder: Path) -> None:
+    """Make a folder and those above it that are missing, for its owner only."""
+    if not folder.is_dir():
+        make(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
 
 
 def new_recording(program: str, pid: int) -> Path:
     """recordings/<date>-<program>-<pid>.jsonl; the folder is made, for the user only."""
     folder = recordings()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make(folder)
     name = re.sub(r"[^A-Za-z0-9._+-]", "_", Path(program).name)[:64] or "program"
     return free(folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name}-{pid}.jsonl")
 
@@ -88,6 +87,7 @@ def free(path: Path) -> Path:
 
 def known_recordings() -> list[Path]:
     """The user's recordings, newest first, then those of their lab, then the bundled ones."""
-    own = sorted(recordings().glob("*.jsonl"), key=lambda path: path.name, reverse=True)
-    lab = sorted((recordings() / "lab").glob("*/*.jsonl"))
+    with as_invoker():
+        own = sorted(recordings().glob("*.jsonl"), key=lambda path: path.name, reverse=True)
+        lab = sorted((recordings() / "lab").glob("*/*.jsonl"))
     return own + lab + sorted(SAMPLES.glob("*.jsonl"))

@@ -15,7 +15,7 @@ from tests.accounts import Account
 @pytest.fixture(scope="session")
 def user() -> Iterator[Account]:
     """A user who may become root by sudo without a password."""
-    with accounts.account("sockstep-test") as made:
+    with accounts.account() as made:
         yield made
 
 

@@ -19,8 +19,8 @@ from recordings import isolated
 from recordings.story import Story
 from recordings.stream import encode, read
 from tests import ROOT, builders
-from tests.agent import SOCKET_TEST, needs_root, unless
-from tui import cli, places, plain
+from tests.agent import SOCKET_TEST, needs_root
+from tui import cli, plain
 from tui.options import Options
 
 
@@ -340,45 +340,22 @@ def test_what_a_recording_is_made_of_is_not_replaced(
 # -- where files go ------------------------------------------------------------------------
 
 
-def test_under_sudo_files_are_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    unless(os.geteuid() == 0, "acting as sudo needs root")
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents:
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, 65534, 65534)
-    monkeypatch.setenv("SUDO_UID", "65534")
-    monkeypatch.setenv("SUDO_GID", "65534")
-    monkeypatch.setenv("XDG_STATE_HOME", str(home / "state"))
-    with places.as_invoker():
-        path = places.new_recording("./x", 1)
-        path.touch()
-    assert os.geteuid() == 0
-    for made in (path, path.parent, path.parent.parent):
-        assert made.stat().st_uid == 65534
-        assert made.stat().st_gid == 65534
-    # A link that the user planted leads root nowhere: what they may not write is not written.
-    (home / "planted").symlink_to("/etc")
-    with pytest.raises(PermissionError), places.as_invoker():
-        (home / "planted" / "sockstep-was-here").touch()
-
-
-def test_under_sudo_the_lab_is_the_users(env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variable", "value"), [("SUDO_UID", "²"), ("SUDO_UID", "-1"), ("SUDO_UID", "4294967295"),
+                            ("SUDO_UID", ""), ("SUDO_GID", "users")],
+)  # fmt: skip
+def test_an_invoker_that_is_none_is_refused(
+    variable: str, value: str, env: dict[str, str], tmp_path: Path
+) -> None:
+    """Root never takes itself for the user, nor another user for them."""
     needs_root()
-    for parent in (tmp_path, *tmp_path.parents):
-        if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
-            parent.chmod(0o755)
-    home = tmp_path / "home"
-    home.mkdir()
-    os.chown(home, 65534, 65534)
-    sudo = {"SUDO_UID": "65534", "SUDO_GID": "65534", "XDG_STATE_HOME": str(home / "state")}
-    done = sockstep("lab", "1", env=env | sudo)
-    assert done.returncode == 0, done.stderr
-    made = [home / "state", *(home / "state").rglob("*")]
-    assert any(path.name == "flags.jsonl" for path in made)
-    assert {path.stat().st_uid for path in made} == {65534}
+    env = env | {"SUDO_UID": "65534", "SUDO_GID": "65534"} | {variable: value}
+    mark = tmp_path / "it-ran"
+    refused(sockstep("record", "-o", str(tmp_path / "x"), "touch", str(mark), env=env), variable)
+    agent = isolated.command("probes.cli", "agent", "--", "touch", str(mark))
+    done = subprocess.run(agent, env=env, input="", capture_output=True, text=True, check=False)
+    refused(done, variable)
+    assert not mark.exists()
 
 
 def test_a_keymap_with_a_mistake_is_one_line(
