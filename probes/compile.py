@@ -13,7 +13,6 @@ import importlib.util
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import msgspec
 
+from probes import private
 from probes.bpf_syscall import MapShape, map_shape
 
 BPF_SOURCES = Path(__file__).parent / "bpf"
@@ -75,32 +75,25 @@ def compiled(sources: tuple[str, ...], defines: list[str]) -> Code:
     # One text: bcc takes programs, and rewrites map calls, in the main file only.
     text = "\n".join((BPF_SOURCES / name).read_text("utf-8") for name in sources)
     key = hashlib.sha256("\0".join([text, *defines]).encode()).hexdigest()[:32]
-    kept = CACHE / key
-    if (code := _kept(kept)) is not None:
-        return code
-    print("agent: compiling the probes, once for this kernel", file=sys.stderr, flush=True)
+    distrust = ""
+    try:
+        if (code := _decoded(private.read(CACHE, key))) is not None:
+            return code
+    except (OSError, private.PrivateError) as error:
+        distrust = f"; they cannot be kept: {error}"
+    said = f"agent: compiling the probes{distrust or ', once for this kernel'}"
+    print(said, file=sys.stderr, flush=True)
     code = _compile(text, defines)
-    with contextlib.suppress(OSError):  # a cache that cannot be written costs time, no more
-        _keep(kept, code)
+    with contextlib.suppress(OSError, private.PrivateError):  # costs time at each start, no more
+        private.write(CACHE, key, msgspec.msgpack.encode(code))
     return code
 
 
-def _kept(path: Path) -> Code | None:
-    """What the cache holds, if nobody but us (root) can have written it: it goes to the kernel."""
+def _decoded(data: bytes | None) -> Code | None:
     try:
-        folder = path.parent.stat()
-        if folder.st_uid != os.geteuid() or folder.st_mode & 0o022:
-            return None
-        return msgspec.msgpack.decode(path.read_bytes(), type=Code)
-    except (OSError, msgspec.DecodeError):
+        return None if data is None else msgspec.msgpack.decode(data, type=Code)
+    except msgspec.DecodeError:  # of another version of sockstep
         return None
-
-
-def _keep(path: Path, code: Code) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(msgspec.msgpack.encode(code))
-    os.replace(file.name, path)
 
 
 def _compile(text: str, defines: list[str]) -> Code:

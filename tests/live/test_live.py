@@ -587,6 +587,42 @@ def test_the_doctor_knows_the_backend() -> None:
     assert story.header.backend == found["backend"]
 
 
+# The agent, with a cache of compiled programs that is not the machine's.
+OWN_CACHE = """
+import sys, pathlib, probes.compile
+probes.compile.CACHE = pathlib.Path(sys.argv.pop(1))
+from probes.cli import main
+sys.exit(main())
+"""
+
+
+def test_damaged_probes_are_compiled_anew(tmp_path: Path) -> None:
+    """A flipped bit anywhere in what is kept is never loaded; a linked cache is said, and left."""
+    needs_root()
+    cache = tmp_path / "cache"
+
+    def compiles(folder: Path) -> str:
+        command = [sys.executable, "-c", OWN_CACHE, str(folder), "agent", "--", "true"]
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stderr
+
+    assert "compiling the probes, once for this kernel" in compiles(cache)
+    assert compiles(cache) == ""
+    for path in cache.iterdir():
+        damaged = bytearray(path.read_bytes())
+        damaged[len(damaged) // 2] ^= 1
+        path.write_bytes(damaged)
+    assert "compiling the probes, once for this kernel" in compiles(cache)
+    assert compiles(cache) == ""
+    link = tmp_path / "link"
+    link.symlink_to(cache)
+    assert f"they cannot be kept: {link} is a link" in compiles(link)
+
+
 def test_losses_are_counted() -> None:
     """An agent that is not listening: what the ring buffer could not hold is counted."""
     with agent(str(PROGRAMS / "loop"), "20000") as running:
