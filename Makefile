@@ -6,13 +6,21 @@ EXAMPLES := examples/socket_test examples/emfile
 PROGRAMS := $(patsubst tests/programs/%.c,tests/programs/bin/%,$(wildcard tests/programs/*.c))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test setup bench lint picture clean
+.PHONY: run test check quick setup bench lint picture clean
 
 run: setup
 	@.ci/demo
 
 test: .venv/tested $(EXAMPLES) $(PROGRAMS)
 	$(BIN)/python -m pytest --durations=10 $(PYTEST_ARGS)
+
+# The inner loop: no root, no kernel, no VM.
+check: .venv/tested
+	@$(MAKE) -s -j2 lint quick
+
+# Half of what the app's tests take is waiting: two workers a core.
+quick: .venv/tested
+	$(BIN)/python -m pytest -q -n $$((2 * $$(nproc))) --dist worksteal tests/unit tests/app $(PYTEST_ARGS)
 
 bench: .venv/tested $(EXAMPLES) $(PROGRAMS)
 	$(BIN)/python tests/bench.py

@@ -1098,14 +1098,14 @@ async def test_the_whole_linkage_is_visible_beside_the_steps(
 
 async def test_any_size_of_terminal_is_survived(two_calls: Path) -> None:
     async def drive(pilot: Pilot[None], app: Driven) -> None:
-        for size in ((1, 1), (20, 5), (60, 15), (300, 100), (79, 23), (80, 24)):
+        for size in ((1, 1), (20, 5), (200, 60), (79, 23)):
             await pilot.resize_terminal(*size)
             await pilot.press("n", "enter")
             await settle(pilot)
             await pilot.press("escape", "i", "question_mark")
             await settle(pilot)
             await pilot.press("escape")
-        assert at(app) == "1 STEP_15"
+        assert at(app) == "1 STEP_13"
 
     await over(two_calls, drive)
 
@@ -1131,17 +1131,17 @@ async def test_hashed_pointers_of_a_kernel_log(tmp_path: Path) -> None:
 
 
 async def test_a_long_recording_loads_and_walks(tmp_path: Path) -> None:
-    path = recording(tmp_path / "long.jsonl", builders.whole(6000))
-    assert len(path.read_bytes().splitlines()) > 90_000
+    path = recording(tmp_path / "long.jsonl", builders.whole(2000))
+    assert len(path.read_bytes().splitlines()) > 30_000
 
     async def drive(pilot: Pilot[None], app: Driven) -> None:
         async with asyncio.timeout(60):
             while app.story.end is None:
                 await pilot.pause(0.05)
         await pilot.press("end", "p")
-        assert at(app) == "6000 STEP_17"
+        assert at(app) == "2000 STEP_17"
         await pilot.press("left_square_bracket")
-        assert at(app) == "5999 USER_EXEC"
+        assert at(app) == "1999 USER_EXEC"
 
     await over(path, drive)
 
