@@ -44,7 +44,7 @@ setup: .venv/installed $(EXAMPLES)
 	@touch $@
 
 .venv/system-test: .venv/system
-	@$(MAKE) -s packages PACKAGES="tmux strace bpftrace curl sudo nginx-light \
+	@$(MAKE) -s packages PACKAGES="tmux strace bpftrace curl sudo openssh-server nginx-light \
 		qemu-system-x86 busybox-static cpio kmod"
 	@touch $@
 

@@ -83,5 +83,15 @@ class Terminal:
         flags = "#{alternate_on} #{mouse_any_flag} #{cursor_flag} #{keypad_flag}"
         assert self.tmux("display-message", "-p", flags).split()[:3] == ["0", "0", "1"]
 
+    def debug_and_detach(self) -> None:
+        """The app, from its program's first stop to its end."""
+        self.until("STOPPED  before its first instruction", "q quit")
+        self.press("n")
+        self.until("STOPPED  at the return of socket()")
+        self.press("q")
+        self.until("Detach and resume")
+        self.press("Enter")
+        self.until("status=0", "recorded in")
+
     def close(self) -> None:
         subprocess.run(["tmux", "-S", self._socket, "kill-server"], check=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from tests import accounts, installed
 from tests.accounts import Account
+from tests.agent import unless
+from tests.terminal import Terminal
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +39,12 @@ def wheel(open_folder: Path) -> Path:
 def installed_sockstep(open_folder: Path, wheel: Path) -> Path:
     """The console script of a wheel in a virtual environment that every user can run."""
     return installed.make_venv(open_folder / "venv", str(wheel))
+
+
+@pytest.fixture
+def terminal(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
+    unless(shutil.which("tmux") is not None, "driving a terminal needs tmux")
+    columns, rows = getattr(request, "param", (80, 24))
+    running = Terminal(tmp_path, columns, rows)
+    yield running
+    running.close()

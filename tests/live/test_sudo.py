@@ -6,7 +6,6 @@ import grp
 import os
 import re
 import shlex
-import shutil
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from recordings.story import Story
 from recordings.stream import read
 from tests import ROOT, accounts
 from tests.accounts import Account
-from tests.agent import SOCKET_TEST, unless
+from tests.agent import SOCKET_TEST
 from tests.terminal import Terminal
 
 SAMPLE = str(ROOT / "recordings/samples/socket_test-6.18-tracepoint.jsonl")
@@ -42,28 +41,9 @@ def sudo(user: Account, sockstep: Path, *words: str, **run: object) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[Terminal]:
-    unless(shutil.which("tmux") is not None, "driving a terminal needs tmux")
-    running = Terminal(tmp_path, 100, 30)
-    yield running
-    running.close()
-
-
 def start(terminal: Terminal, user: Account, *command: str) -> None:
     words = user.command(*command, TERM="tmux-256color")
     terminal.type(f"cd {user.home}; {shlex.join(words)}; echo status=$?\n")
-
-
-def debug_and_detach(terminal: Terminal) -> None:
-    """What the app does from its program's first stop on."""
-    terminal.until("STOPPED  before its first instruction", "q quit")
-    terminal.press("n")
-    terminal.until("STOPPED  at the return of socket()")
-    terminal.press("q")
-    terminal.until("Detach and resume")
-    terminal.press("Enter")
-    terminal.until("status=0", "recorded in")
 
 
 def test_sudo_has_root_s_home(user: Account) -> None:
@@ -142,7 +122,7 @@ def test_the_app_in_a_terminal(
     before = set((user.home / RECORDINGS).glob("*.jsonl"))
     command = [word.format(installed_sockstep) for word in words]
     start(terminal, user, *command, SOCKET_TEST)
-    debug_and_detach(terminal)
+    terminal.debug_and_detach()
     (made,) = set((user.home / RECORDINGS).glob("*.jsonl")) - before
     belongs_to(user, made)
 
@@ -162,5 +142,5 @@ def test_a_password_is_typed(
     start(terminal, with_password, *command, SOCKET_TEST)
     terminal.until(f"password for {with_password.name}")
     terminal.type("sesame 1\n")
-    debug_and_detach(terminal)
+    terminal.debug_and_detach()
     belongs_to(with_password, *(with_password.home / RECORDINGS).glob("*.jsonl"))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,17 +12,8 @@ from recordings import events as ev
 from recordings.story import Story
 from recordings.stream import encode, read
 from tests import builders
-from tests.agent import SOCKET_TEST, needs_root, process_state, unless, wait_for
+from tests.agent import SOCKET_TEST, needs_root, process_state, wait_for
 from tests.terminal import Terminal
-
-
-@pytest.fixture
-def terminal(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Terminal]:
-    unless(shutil.which("tmux") is not None, "driving a terminal needs tmux")
-    columns, rows = getattr(request, "param", (80, 24))
-    running = Terminal(tmp_path, columns, rows)
-    yield running
-    running.close()
 
 
 @pytest.fixture
