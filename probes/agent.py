@@ -24,6 +24,7 @@ from probes.hold import MOST, Holds
 from probes.hold import why_not as why_no_hold
 from probes.kallsyms import Kallsyms
 from probes.landmarks import Named, landmarks
+from probes.launcher import Launcher
 from probes.tracee import Stdin, Tracee, TraceeError
 from probes.vm import AGENT_CPU
 from recordings import __version__
@@ -50,6 +51,7 @@ class Agent:
 
     def __init__(
         self,
+        launcher: Launcher,
         argv: list[str],
         backend: Backend,
         follow_forks: bool,
@@ -62,6 +64,7 @@ class Agent:
         `freeze`: the machine is held at every step, from outside: stop nowhere, and tell where
         things are. `stdin`: what the tracee reads from.
         """
+        self._launcher = launcher
         self._argv = argv
         self._backend = backend
         self._follow_forks = follow_forks
@@ -101,7 +104,7 @@ class Agent:
         """A tracee, on the CPUs that are for everybody. Raises TraceeError."""
         try:
             os.sched_setaffinity(0, self._cpus)
-            return Tracee(argv, self._hold is not None, self._stdin)
+            return Tracee(self._launcher, argv, self._hold is not None, self._stdin)
         finally:
             if self._freeze:
                 os.sched_setaffinity(0, {AGENT_CPU})
@@ -662,6 +665,7 @@ def _readable(fds: list[int], seconds: float) -> set[int]:
 
 
 def main(
+    launcher: Launcher,
     argv: list[str],
     backend: str | None,
     follow_forks: bool,
@@ -670,7 +674,7 @@ def main(
     stdin: Stdin = "terminal",
 ) -> int:
     cannot_attach()
-    agent = Agent(argv, choose(backend)[0], follow_forks, hold, freeze, stdin)
+    agent = Agent(launcher, argv, choose(backend)[0], follow_forks, hold, freeze, stdin)
     try:
         return agent.run()
     except (AttachError, BtfError, CompileError):

@@ -55,6 +55,12 @@ def main() -> int:
             return 2
         return status
 
+    program = args.program[1:] if args.program[:1] == ["--"] else args.program
+    if not program:
+        parser.error("which program? sockstep agent -- PROGRAM ARGS…")
+    from probes.launcher import Launcher
+
+    launcher = Launcher()  # before anything that no user may have is open; it starts meanwhile
     from probes import agent as run
     from probes.attach import AttachError
     from probes.btf import BtfError
@@ -62,14 +68,13 @@ def main() -> int:
     from probes.tracee import TraceeError
     from recordings.invoker import InvokerError, invoking_user
 
-    program = args.program[1:] if args.program[:1] == ["--"] else args.program
-    if not program:
-        parser.error("which program? sockstep agent -- PROGRAM ARGS…")
     try:
         invoking_user()
         return run.main(
-            program, args.backend, args.follow_forks, args.hold, args.freeze, args.stdin
+            launcher, program, args.backend, args.follow_forks, args.hold, args.freeze, args.stdin
         )
     except (AttachError, BtfError, CompileError, InvokerError, TraceeError) as error:
         print(f"sockstep: {error}", file=sys.stderr)
         return 2
+    finally:
+        launcher.close()

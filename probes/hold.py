@@ -34,13 +34,12 @@ MOST = 540.0  # seconds that a hold lasts at most: after 600 the kernel may comp
 SPIN = 0.25  # the same once a signal is pending, which keeps the task from sleeping
 ASLEEP = 0.2  # seconds that a task has, from its fault, to be asleep
 MAX_FDS = 256  # descriptors that are told, at most
-DEVICE = Path("/dev/userfaultfd")
 
 # x86-64
-_MMAP, _MUNMAP, _CLOSE, _IOCTL, _USERFAULTFD = 9, 11, 3, 16, 323
+_MMAP, _MUNMAP, _CLOSE, _CAPSET, _USERFAULTFD = 9, 11, 3, 126, 323
 _SYS_PIDFD_GETFD = 438
 _USER_CS = 0x33
-_NEW, _API, _REGISTER, _ZEROPAGE, _WAKE = 0xAA00, 0xC018AA3F, 0xC020AA00, 0xC020AA04, 0x8010AA02
+_API, _REGISTER, _ZEROPAGE, _WAKE = 0xC018AA3F, 0xC020AA00, 0xC020AA04, 0x8010AA02
 _UNREGISTER = 0x8010AA01
 _UFFD_API, _THREAD_ID, _MISSING, _PAGEFAULT, _MESSAGE = 0xAA, 1 << 8, 1, 0x12, 32
 _SYSCALL = b"\x0f\x05"
@@ -103,6 +102,17 @@ class _Remote:
             if os.WSTOPSIG(status) != signal.SIGTRAP:
                 self.signals.append(os.WSTOPSIG(status))
 
+    def drop_capabilities(self) -> int:
+        """Every one, for good: 0, or the errno. The arguments are below its stack for a moment."""
+        none = struct.pack("Ii6I", 0x20080522, 0, *[0] * 6)  # _LINUX_CAPABILITY_VERSION_3
+        at = (int(self._before.rsp) & ~15) - 256  # below the red zone
+        with open(f"/proc/{self.pid}/mem", "r+b", buffering=0) as memory:
+            before = os.pread(memory.fileno(), len(none), at)
+            os.pwrite(memory.fileno(), none, at)
+            result = self.call(_CAPSET, at, at + 8)
+            os.pwrite(memory.fileno(), before, at)
+        return -result
+
     def restore(self) -> None:
         if self._word is not None:
             ptrace(POKETEXT, self.pid, self._at, self._word)
@@ -153,43 +163,38 @@ class Region:
         os.close(self.fd)
 
 
-def plant(pid: int, pidfd: int, device: int | None) -> Region:
-    """Give a process in its ptrace stop after execve(2) pages to be held by. Raises HoldError.
+def plant(pid: int, pidfd: int, drop: bool) -> Region:
+    """Give a process in a ptrace stop before its first instruction pages to be held by.
 
-    `device`: the descriptor of /dev/userfaultfd that it inherited, to be closed in any case. With
-    it no privilege is needed (Linux 6.1). Registers, memory, descriptors and signals are then as
-    they were; one mapping has come.
+    userfaultfd(2) needs CAP_SYS_PTRACE. `drop`: the process has it for this alone (launcher.py),
+    and loses every capability. Registers, memory, descriptors and signals are as they were; one
+    mapping has come. Raises HoldError: then it may have the capability still.
     """
     if platform.machine() != "x86_64":
         raise HoldError(f"no task can be held on {platform.machine()} yet")
     try:
         remote = _Remote(pid)
+        try:
+            region = _planted(remote, pidfd)
+            if drop and (error := remote.drop_capabilities()):
+                os.close(region.fd)
+                raise HoldError(f"the program keeps a capability of root's: {os.strerror(error)}")
+        finally:
+            remote.restore()
     except OSError as error:
         raise HoldError(f"the program's registers are out of reach: {error.strerror}") from error
-    try:
-        return _planted(remote, pidfd, device)
-    finally:
-        with contextlib.suppress(OSError):
-            remote.restore()
+    return region
 
 
-def _planted(remote: _Remote, pidfd: int, device: int | None) -> Region:
-    flags = os.O_CLOEXEC | os.O_NONBLOCK
-    theirs = -errno.ENODEV
-    if device is not None:
-        theirs = remote.call(_IOCTL, device, _NEW, flags)
-        remote.call(_CLOSE, device)
-    if theirs < 0:
-        theirs = remote.call(_USERFAULTFD, flags)
+def _planted(remote: _Remote, pidfd: int) -> Region:
+    theirs = remote.call(_USERFAULTFD, os.O_CLOEXEC | os.O_NONBLOCK)
     if theirs < 0:
         raise HoldError(f"the program may not call userfaultfd(2): {os.strerror(-theirs)}")
-    try:
-        ours = int(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, theirs, 0))
-        if ours < 0:
-            why = os.strerror(ct.get_errno())
-            raise HoldError(f"its userfaultfd cannot be taken over: {why}")
-    finally:
-        remote.call(_CLOSE, theirs)
+    ours = int(_libc.syscall(_SYS_PIDFD_GETFD, pidfd, theirs, 0))
+    why = os.strerror(ct.get_errno())
+    remote.call(_CLOSE, theirs)
+    if ours < 0:
+        raise HoldError(f"its userfaultfd cannot be taken over: {why}")
     prot_read, private_anonymous_noreserve = 1, 0x4022
     for count in (PAGES, 256):  # fewer where RLIMIT_AS is small
         base = remote.call(

@@ -19,13 +19,6 @@ _AT_BASE, _AT_ENTRY = 7, 9  # include/uapi/linux/auxvec.h
 _INT3 = 0xCC
 
 
-class _Died(Exception):
-    """The process did; `status`: as wait(2) gives it."""
-
-    def __init__(self, status: int) -> None:
-        self.status = status
-
-
 def entry_point(pid: int) -> int | None:
     """Where the program of a process begins, if its dynamic loader comes before (AT_ENTRY)."""
     if platform.machine() != "x86_64":
@@ -51,16 +44,14 @@ def past_loader(pid: int, entry: int, do: Callable[[], None]) -> int | None:
         return None
     signo = 0
     try:
-        _, status = os.waitpid(pid, 0)
-        if not os.WIFSTOPPED(status):
-            raise _Died(status)
+        pt.wait_for_stop(pid)
         word = pt.ptrace(pt.PEEKTEXT, pid, entry)
         pt.ptrace(pt.POKETEXT, pid, entry, word & ~0xFF | _INT3)
         os.kill(pid, signal.SIGCONT)
         signo = _run_to(pid, entry)
         pt.ptrace(pt.POKETEXT, pid, entry, word)
         do()
-    except _Died as died:
+    except pt.Died as died:
         return died.status
     except OSError:  # it is being killed
         os.kill(pid, signal.SIGCONT)
@@ -75,11 +66,9 @@ def _run_to(pid: int, entry: int) -> int:
     signo = 0
     while True:
         pt.ptrace(pt.CONT, pid, 0, signo)
-        _, status = os.waitpid(pid, 0)
-        if not os.WIFSTOPPED(status):
-            raise _Died(status)
-        signo = os.WSTOPSIG(status)
-        if status >> 16 == pt.EVENT_STOP or signo == signal.SIGCONT:
+        stop = pt.wait_for_stop(pid)
+        signo = stop & 0xFF
+        if stop >> 8 == pt.EVENT_STOP or signo == signal.SIGCONT:
             signo = 0  # of the stop that it comes from
             continue
         registers = pt.Registers.of(pid)

@@ -5,12 +5,21 @@ from __future__ import annotations
 import ctypes as ct
 import os
 
-TRACEME, PEEKTEXT, POKETEXT, CONT, SINGLESTEP, GETREGS, SETREGS, DETACH = 0, 1, 4, 7, 9, 12, 13, 17
-SEIZE, EXITKILL, EVENT_STOP = 0x4206, 1 << 20, 128
+PEEKTEXT, POKETEXT, CONT, SINGLESTEP, GETREGS, SETREGS, DETACH = 1, 4, 7, 9, 12, 13, 17
+SETOPTIONS, SEIZE = 0x4200, 0x4206
+TRACEEXEC, EXITKILL = 1 << 4, 1 << 20  # options
+EVENT_EXEC, EVENT_STOP = 4, 128
 
 _libc = ct.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ct.c_long
 _libc.ptrace.argtypes = (ct.c_long, ct.c_long, ct.c_void_p, ct.c_void_p)
+
+
+class Died(Exception):
+    """The process did; `status`: as wait(2) gives it."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
 
 
 class Registers(ct.Structure):
@@ -44,3 +53,17 @@ def ptrace(request: int, pid: int, address: int = 0, data: int = 0) -> int:
     if result == -1 and (error := ct.get_errno()):
         raise OSError(error, os.strerror(error))
     return result
+
+
+def wait_for_stop(pid: int) -> int:
+    """Its next ptrace stop: the signal, and the event above bit 8. Raises Died."""
+    _, status = os.waitpid(pid, 0)
+    if not os.WIFSTOPPED(status):
+        raise Died(status)
+    return status >> 8
+
+
+def run_to(pid: int, stop: int) -> None:
+    """Wait for this stop. Signals that come before are delivered. Raises Died or OSError."""
+    while (found := wait_for_stop(pid)) != stop:
+        ptrace(CONT, pid, 0, 0 if found >> 8 else found)

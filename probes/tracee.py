@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes as ct
 import errno
 import fcntl
 import os
@@ -18,9 +17,20 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from probes.hold import DEVICE, PAGE, HoldError, Region, plant
+from probes.hold import PAGE, HoldError, Region, plant
+from probes.launcher import Launcher, LaunchError, Request
 from probes.loader import entry_point, past_loader
-from probes.ptrace import DETACH, TRACEME, ptrace
+from probes.ptrace import (
+    CONT,
+    DETACH,
+    EVENT_EXEC,
+    EXITKILL,
+    SETOPTIONS,
+    TRACEEXEC,
+    Died,
+    ptrace,
+    run_to,
+)
 from recordings import events as ev
 from recordings.invoker import invoking_user
 
@@ -36,17 +46,54 @@ class TraceeError(Exception):
     """The program cannot be started; one line that says why."""
 
 
+def launch(launcher: Launcher, request: Request, stdin: int, terminal: int) -> tuple[int, int]:
+    """A child of ours in a ptrace stop before its first instruction: pid, pidfd.
+
+    It dies with us (PTRACE_O_EXITKILL). Raises TraceeError.
+    """
+    failure, theirs = os.pipe()
+    try:
+        pid = launcher.fork(request, stdin, terminal, theirs)
+    except LaunchError as error:
+        os.close(failure)
+        raise TraceeError(str(error)) from error
+    finally:
+        os.close(theirs)
+    with open(failure, "rb") as report:
+        pidfd = os.pidfd_open(pid)
+        try:
+            run_to(pid, signal.SIGSTOP)
+            ptrace(SETOPTIONS, pid, 0, EXITKILL | TRACEEXEC)
+            ptrace(CONT, pid)
+            run_to(pid, EVENT_EXEC << 8 | signal.SIGTRAP)
+            # Only at a stop on the way back to user mode do its registers keep what we set.
+            signal.pidfd_send_signal(pidfd, signal.SIGSTOP)
+            ptrace(CONT, pid)
+            run_to(pid, signal.SIGSTOP)
+        except (Died, OSError) as error:
+            if isinstance(error, OSError):  # ESRCH: it was killed
+                os.waitpid(pid, 0)
+            os.close(pidfd)
+            why = report.read().decode() or "it was killed before its first instruction"
+            raise TraceeError(f"cannot run {os.fsdecode(request.argv[0])}: {why}") from error
+    return pid, pidfd
+
+
 class Tracee:
     """One traced process, a child of ours. Signals go through its pidfd, to it and no other."""
 
-    def __init__(self, argv: list[str], may_hold: bool = False, stdin: Stdin = "terminal") -> None:
+    def __init__(
+        self,
+        launcher: Launcher,
+        argv: list[str],
+        may_hold: bool = False,
+        stdin: Stdin = "terminal",
+    ) -> None:
         """Start `argv`, stopped before its first instruction. Raises TraceeError.
 
         `may_hold`: give it the pages that a task is held by: `region`, or None and `why_no_region`.
         """
         self.argv = argv
-        self.region: Region | None = None
-        self.why_no_region = ""
         self.master, slave = pty.openpty()
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         os.set_blocking(self.master, False)
@@ -60,47 +107,16 @@ class Tracee:
             termios.tcsetattr(slave, termios.TCSANOW, modes)
         self.unread = b""  # of its input
         self._ends, self._line = False, b"\n"  # whether it has an end; the last that came
-        user = invoking_user()
-        libc = ct.CDLL(None, use_errno=True)
-
-        def before_exec() -> None:
-            fcntl.ioctl(1, termios.TIOCSCTTY, 0)
-            libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, which setuid() took
-            ptrace(TRACEME, 0)
-
-        identity: dict[str, object] = {}
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("SUDO_")}
-        if user is not None:
-            os.fchown(slave, user.uid, -1)
-            identity = {"user": user.uid, "group": user.gid, "extra_groups": user.groups}
-            environment |= user.environment
-        device: list[int] = []
-        if may_hold:
-            with contextlib.suppress(OSError):
-                device = [os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)]
         try:
-            process = subprocess.Popen(
-                argv, stdin=reads, stdout=slave, stderr=slave, start_new_session=True,
-                preexec_fn=before_exec, env=environment, pass_fds=device, **identity,  # type: ignore[call-overload]
-            )  # fmt: skip
-        except (OSError, subprocess.SubprocessError) as error:  # the latter: in before_exec
-            os.close(self.master)
-            why = "ptrace(2), or a terminal of its own, is refused here"
-            why = (error.strerror or why) if isinstance(error, OSError) else why
-            raise TraceeError(f"cannot run {argv[0]}: {why}") from error
-        finally:
-            for fd in {slave, reads, *device}:
+            self._start(launcher, may_hold, reads, slave)
+        except TraceeError:
+            for fd in {self.master, self._writes}:
                 os.close(fd)
-        self.pid: int = process.pid
-        process.returncode = 0  # we wait for it ourselves; Popen must not
+            raise
+        finally:
+            for fd in {slave, reads}:
+                os.close(fd)
         self._cgroups: tuple[Path, Path] | None = None
-        self.pidfd = os.pidfd_open(self.pid)
-        os.waitpid(self.pid, 0)  # the stop at the end of execve(2)
-        if may_hold:
-            try:
-                self.region = plant(self.pid, self.pidfd, device[0] if device else None)
-            except HoldError as error:
-                self.why_no_region = str(error)
         self._guardian = self._guard()
         with contextlib.suppress(OSError):  # it was killed
             ptrace(DETACH, self.pid, 0, signal.SIGSTOP)
@@ -109,6 +125,39 @@ class Tracee:
         self._limit: int | None = None  # to be set when the dynamic loader is done
         self._began = False  # it has run its first instruction
         self._end: int | None = None  # its wait status, where that was waited for already
+
+    def _start(self, launcher: Launcher, may_hold: bool, stdin: int, terminal: int) -> None:
+        """Set `pid`, `pidfd` and `region`. Raises TraceeError."""
+        user = invoking_user()
+        identity, environment = None, {}
+        if user is not None:
+            os.fchown(terminal, user.uid, -1)
+            identity = user.uid, user.gid, user.groups
+            environment = user.environment
+        try:
+            request = Request(
+                [os.fsencode(word) for word in self.argv],
+                {os.fsencode(k): os.fsencode(v) for k, v in environment.items()},
+                identity, may_hold,
+            )  # fmt: skip
+        except UnicodeEncodeError as error:
+            raise TraceeError(f"cannot run {self.argv[0]!a}: {error}") from error
+        self.region: Region | None = None
+        self.why_no_region = ""
+        self.pid, self.pidfd = launch(launcher, request, stdin, terminal)
+        if not may_hold:
+            return
+        try:
+            self.region = plant(self.pid, self.pidfd, drop=identity is not None)
+        except HoldError as error:
+            self.why_no_region = str(error)
+            # It may still have the capability that this needs: replace it by one that never had.
+            self.send(signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):  # it died amid that
+                os.waitpid(self.pid, 0)
+            os.close(self.pidfd)
+            request = request._replace(may_hold=False)
+            self.pid, self.pidfd = launch(launcher, request, stdin, terminal)
 
     def _guard(self) -> int:
         """A process that outlives us: resumes the tracee should we die, and keeps its terminal.
