@@ -4,12 +4,12 @@
 
 A process of its own, with the standard library only, so that no way the agent can die takes it
 along. The agent holds the other end of PIPE: a line "PID" names one more process to look after,
-"cgroup OWN BEFORE" a cgroup to remove after moving its tasks, "limit SOFT" the RLIMIT_NOFILE that
-PID had before it was lowered (-1: it has it again), "done" sends the guardian home, and end-of-file
-means the agent died or detached. The probes die with the agent, but a SIGSTOP that one of them just
-sent may arrive after our first SIGCONT: so the tracee is watched for a moment. As long as it lives
-its terminal is read and its output dropped: without a reader it would block, and a closed terminal
-would kill it with SIGHUP.
+"cgroup OWN BEFORE" (paths, in hexadecimal) a cgroup to remove after moving its tasks, "limit SOFT"
+the RLIMIT_NOFILE that PID had before it was lowered (-1: it has it again), "done" sends the
+guardian home, and end-of-file means the agent died or detached. The probes die with the agent, but
+a SIGSTOP that one of them just sent may arrive after our first SIGCONT: so the tracee is watched
+for a moment. As long as it lives its terminal is read and its output dropped: without a reader it
+would block, and a closed terminal would kill it with SIGHUP.
 
 UFFD, BASE and LENGTH are of the memory that the tracee is held by, inside the kernel (hold.py). A
 dying agent closes its probes, and the kernel then waits for every task that is held: for ever, if
@@ -18,6 +18,7 @@ that is about to die has PF_EXITING set.
 """
 
 import contextlib
+import ctypes as ct
 import fcntl
 import os
 import resource
@@ -31,6 +32,7 @@ WATCH = 1.0  # seconds in which a stop is undone
 LOOK = 0.25  # seconds between two looks whether the agent lives, where a task may be held
 PF_EXITING = 4  # include/linux/sched.h
 UFFDIO_UNREGISTER = 0x8010AA01
+PTRACE_SEIZE = 0x4206
 
 
 def stopped(pid: int) -> bool:
@@ -80,10 +82,22 @@ def dissolve(own: str, before: str) -> None:
 
 
 def raise_limit(pid: int, pidfd: int, soft: int) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-        if not select.select([pidfd], [], [], 0)[0]:  # the number is still this process's
+    """Set the soft RLIMIT_NOFILE of the process that `pidfd` names.
+
+    prlimit(2) takes a pid, which is another process's once ours was reaped. Nobody can reap a
+    process that we trace, so `pidfd` is looked at while we do. A child traces, and its exit
+    detaches: PTRACE_DETACH would need a stop, which interrupts system calls.
+    """
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    try:
+        seized = ct.CDLL(None).ptrace(PTRACE_SEIZE, pid, None, None) == 0
+        if seized and not select.select([pidfd], [], [], 0)[0]:
+            hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
             resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
+    finally:
+        os._exit(0)
 
 
 def drain(master: int, pidfd: int) -> None:
@@ -118,7 +132,7 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
             if line == b"done":
                 return
             if line.startswith(b"cgroup "):
-                cgroups = line.decode().split()[1:]
+                cgroups = [os.fsdecode(bytes.fromhex(word.decode())) for word in line.split()[1:]]
                 continue
             if line.startswith(b"limit "):
                 limit = int(line.split()[1])

@@ -220,7 +220,14 @@ class Tracee:
             return None
         return self._set_limit(nofile)
 
+    @property
+    def reaped(self) -> bool:
+        """Whether its pid may be another process's by now."""
+        return self.exited or self._end is not None
+
     def _set_limit(self, nofile: int) -> int:
+        if self.reaped:
+            return -errno.ESRCH
         try:
             soft, hard = resource.prlimit(self.pid, resource.RLIMIT_NOFILE)
             resource.prlimit(self.pid, resource.RLIMIT_NOFILE, (nofile, hard))
@@ -249,18 +256,26 @@ class Tracee:
             self._writes = -1
 
     def own_cgroup(self) -> Path:
-        """Move it into a cgroup of its own, until `leave_cgroup`. Raises OSError."""
+        """Move it into a cgroup of its own, until `leave_cgroup`. Raises OSError.
+
+        It is a child of the present one, without controllers, so every limit set above still holds.
+        """
         if self._cgroups is not None:
             return self._cgroups[0]
+        if self.reaped:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         roots = [line.split()[1] for line in mounts if line.split()[2] == "cgroup2"]
         if not roots:
             raise OSError(errno.ENOENT, "no cgroup2 is mounted")
         lines = Path(f"/proc/{self.pid}/cgroup").read_text().splitlines()
         now = next(line[3:] for line in lines if line.startswith("0::"))
-        self._cgroups = Path(roots[0]) / f"sockstep-{self.pid}", Path(roots[0] + now)
-        own = self._cgroups[0]
-        os.write(self._guardian, f"cgroup {own} {self._cgroups[1]}\n".encode())
+        before = Path(roots[0] + now)
+        own = before / f"sockstep-{self.pid}"
+        self._cgroups = own, before
+        # In hexadecimal: the name of a cgroup may have blanks in it.
+        words = [os.fsencode(path).hex() for path in self._cgroups]
+        os.write(self._guardian, f"cgroup {' '.join(words)}\n".encode())
         try:
             own.mkdir()
             (own / "cgroup.procs").write_text(str(self.pid))
@@ -283,6 +298,8 @@ class Tracee:
     def asleep(self) -> tuple[str, str, list[str]]:
         """(state, wchan, stack innermost first) of its sleep in the kernel; else no stack."""
         folder = Path(f"/proc/{self.pid}")
+        if self.reaped:
+            return "", "", []
         try:
             state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
             lines = (folder / "stack").read_text().splitlines()
