@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import vms
+from tests.agent import CI
 
 settings.register_profile(
     "any machine",
@@ -52,3 +54,20 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 def pytest_sessionfinish() -> None:
     vms.forget()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
+    """In CI everything runs: a skip is a failure, unless the test says what runs in its stead."""
+    report = yield
+    if CI and report.skipped and item.get_closest_marker("may_skip") is None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome, report.longrepr = "failed", f"skipped, and this is CI: {reason}"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if vms.AGAIN:
+        terminalreporter.section("VMs that failed and were tried once more")
+        for line in vms.AGAIN:
+            terminalreporter.write_line(line)

@@ -1,8 +1,9 @@
 """Kernels and VMs for the tests: `vm_kernel("6.1")` gives a kernel, fetched if need be.
 
-An emulated VM takes one CPU. So the long runs of many tests each are begun with the first test,
-from the last one on, one beside what the tests do themselves: `@pytest.mark.batch(run, "name")`
-says that a test uses `once(run, name)`, for its parameter `name`.
+An emulated VM takes one CPU at most, and waits at times. So the long runs
+of many tests each are begun with the first test, from the last one on, two beside what the tests do
+themselves: `@pytest.mark.batch(run, "name")` says that a test uses `once(run, name)`, for its
+parameter `name`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from tests.agent import unless
 ALL = tuple(kernels.SUITES)  # 5.10, 6.1, 6.12, sid
 T = TypeVar("T")
 Run = tuple[Callable[..., object], str]
-_beside = ThreadPoolExecutor(1)
+TIMED_OUT = 124  # as of timeout(1)
+AGAIN: list[str] = []  # the VMs that failed and were tried once more
+_beside = ThreadPoolExecutor(2)
 _begun: dict[Run, Future[object]] = {}
 
 
@@ -81,5 +84,35 @@ def in_vm(
 ) -> subprocess.CompletedProcess[bytes]:
     """Run *argv* in a VM on the kernel called *name*, in the checkout."""
     release = vm_kernel(name).release
-    command = vm_command(release, argv)
-    return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, cwd=ROOT)
+    return tried(name, vm_command(release, argv), stdin, timeout)
+
+
+def tried(
+    what: str, command: Sequence[str], stdin: bytes = b"", timeout: float = 120
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a command that runs a VM, once more where the VM failed, and not what ran in it.
+
+    After *timeout* seconds the status is TIMED_OUT, and what was said until then is returned.
+    """
+    done = _run(command, stdin, timeout)
+    if done.returncode == 2 and (why := _vm_failure(done.stderr)):
+        AGAIN.append(f"{what}: {why}")
+        done = _run(command, stdin, timeout)
+    return done
+
+
+def _run(
+    command: Sequence[str], stdin: bytes, timeout: float
+) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(command, input=stdin, capture_output=True, timeout=timeout, cwd=ROOT)
+    except subprocess.TimeoutExpired as late:
+        said = (late.stderr or b"") + f"no end within {timeout} s".encode()
+        return subprocess.CompletedProcess(command, TIMED_OUT, late.stdout or b"", said)
+
+
+def _vm_failure(stderr: bytes) -> str:
+    """What `probes.vm.machine` said last, if it was of a guest that is lost."""
+    last = (stderr.decode(errors="replace").splitlines() or [""])[-1]
+    lost = ("sockstep: the guest did not come up", "sockstep: the guest died")
+    return last if last.startswith(lost) else ""

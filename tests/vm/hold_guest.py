@@ -18,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,7 @@ SOCK, LOOP, FORKS, HOLD = (str(PROGRAMS / name) for name in ("sock", "loop", "fo
 POST, FREE, MODULE, CREATE = (
     "socket_post_create", "inode_free_security", "kernel_module_request", "socket_create",
 )  # fmt: skip
-CYCLES = 1000 if os.uname().release.startswith("6.12.") else 100  # emulation takes its time
+CYCLES = 100
 TROUBLE = re.compile(r"\bBUG\b|WARNING:|\bOops\b|\bstall|lockup|hung task|refcount_t|Call Trace")
 Figures = dict[str, object] | None
 
@@ -531,17 +531,21 @@ def main(folder: str, *names: str) -> None:
         print(json.dumps(result), flush=True)
         return bool(result["ok"])
 
-    opened = None
-    for name in with_session:
+    opened: ExitStack | None = None
+
+    def in_session(scenario: Callable[[Session], Figures]) -> Figures:
+        nonlocal opened, session
         if session is None:
-            opened = agent(SOCKET_TEST, options=("--hold=60",))
-            session = Session(opened.__enter__())
-        if not run(name, partial(scenarios[name], session)):
-            assert opened is not None
-            opened.__exit__(None, None, None)
+            opened = ExitStack()
+            session = Session(opened.enter_context(agent(SOCKET_TEST, options=("--hold=60",))))
+        return scenario(session)
+
+    for name in with_session:
+        if not run(name, partial(in_session, scenarios[name])) and opened is not None:
+            opened.close()
             session = opened = None
     if opened is not None:
-        opened.__exit__(None, None, None)
+        opened.close()
     for name, function in scenarios.items():
         if name not in with_session:
             run(name, function)

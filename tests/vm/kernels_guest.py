@@ -1,7 +1,7 @@
 """Inside a VM, for tests/vm/test_kernels.py: makes all recordings of one kernel in one boot.
 
-The plan comes as JSON on stdin, a tar goes to stdout: NAME.jsonl for each recording, `witness`
-(what bpftrace said), `times` and, if something went wrong, `error`. It judges nothing.
+The plan comes as JSON on stdin. A tar goes to stdout as it is made: for each recording NAME.jsonl,
+or NAME.error where it failed; `witness`, what bpftrace said; `times`. It judges nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import tarfile
@@ -52,6 +53,10 @@ class Agent:
         found, _, self.rest = self.rest.partition(b"\n")
         return found
 
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
     def record(self, stops: bool) -> bytes:
         """One run of the program that stands at its beginning: to its end, as JSON Lines."""
         deadline = time.monotonic() + PATIENCE
@@ -69,32 +74,62 @@ class Agent:
         return b"\n".join([*lines, b""])
 
 
-def section(plan: dict, files: dict[str, bytes]) -> None:
-    """One agent after another program: it attaches once."""
+class Results:
+    """Writes each result when there is one: what comes later cannot take it along."""
+
+    def __init__(self) -> None:
+        self.times = ""
+        # Blocks of 512 bytes: nothing complete waits for what follows.
+        self.tar = tarfile.open(fileobj=sys.stdout.buffer, mode="w|", bufsize=512)  # noqa: SIM115
+
+    def add(self, name: str, data: bytes) -> None:
+        entry = tarfile.TarInfo(name)
+        entry.size = len(data)
+        self.tar.addfile(entry, io.BytesIO(data))
+        sys.stdout.buffer.flush()
+
+    def failed(self, name: str) -> None:
+        """Of the exception at hand, with the end of the kernel's log."""
+        log = subprocess.run(["dmesg"], capture_output=True).stdout[-3000:]
+        self.add(f"{name}.error", traceback.format_exc().encode() + log)
+
+    def took(self, name: str, began: float) -> None:
+        self.times += f"{name} {time.monotonic() - began:.1f}\n"
+
+    def close(self) -> None:
+        self.add("times", self.times.encode())
+        self.tar.close()
+
+
+def section(plan: dict, results: Results, witness: Witness) -> None:
+    """One agent after another program: it attaches once. After a failure comes another agent."""
     agent = None
     for run in plan["runs"]:
         began = time.monotonic()
-        for path, text in run.get("write", {}).items():
-            Path(path).write_text(text)
-        if agent is None:
-            agent = Agent(plan["options"], run["argv"])
-        else:
-            agent.say(cmd="restart", argv=run["argv"])
-        files[f"{run['name']}.jsonl"] = agent.record(run.get("stops", False))
-        files["times"] += f"{run['name']} {time.monotonic() - began:.1f}\n".encode()
+        try:
+            for path, text in run.get("write", {}).items():
+                Path(path).write_text(text)
+            if agent is None:
+                agent = Agent(plan["options"], run["argv"])
+            else:
+                agent.say(cmd="restart", argv=run["argv"])
+            results.add(f"{run['name']}.jsonl", agent.record(run.get("stops", False)))
+        except Exception:
+            results.failed(run["name"])
+            if agent is not None:
+                agent.end()
+            agent = None
+        results.took(run["name"], began)
         if run.get("dismiss_witness"):
-            WITNESS.dismiss(files)
+            witness.dismiss(results)
     if agent is not None:
-        agent.process.kill()
-        agent.process.wait()
+        agent.end()
 
 
 class Witness:
-    """bpftrace with kprobes of its own, beside our agents."""
+    """bpftrace with kprobes of its own, beside our agents. Its end is not waited for: see -B."""
 
-    process: subprocess.Popen[bytes] | None = None
-
-    def call(self, command: list[str], probes: int, files: dict[str, bytes]) -> None:
+    def __init__(self, command: list[str], probes: int, results: Results) -> None:
         began = time.monotonic()
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=ROOT,
@@ -104,34 +139,28 @@ class Witness:
         listed = Path("/sys/kernel/debug/kprobes/list")
         while len(listed.read_text().splitlines()) < probes and self.process.poll() is None:
             if time.monotonic() > began + PATIENCE:
-                raise TimeoutError("the witness did not come")
+                break  # what it did not see, its own test misses
             time.sleep(0.1)
-        files["times"] += f"witness {time.monotonic() - began:.1f}\n".encode()
+        results.took("witness", began)
 
-    def dismiss(self, files: dict[str, bytes]) -> None:
-        assert self.process is not None
-        self.process.send_signal(2)
-        files["witness"] = self.process.communicate(timeout=60)[0]
-
-
-WITNESS = Witness()
+    def dismiss(self, results: Results) -> None:
+        """Detach its probes, and keep what it said: each line left it when it was printed."""
+        self.process.send_signal(signal.SIGINT)
+        try:
+            said = self.process.communicate(timeout=20)[0]
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            said = self.process.communicate()[0]
+        results.add("witness", said)
 
 
 def main() -> None:
     plan = json.load(sys.stdin)
-    files = {"times": b""}
-    try:
-        WITNESS.call(plan["witness"], plan["witness_probes"], files)
-        for part in plan["sections"]:
-            section(part, files)
-    except Exception:
-        files["error"] = traceback.format_exc().encode()
-        files["error"] += subprocess.run(["dmesg"], capture_output=True).stdout[-3000:]
-    with tarfile.open(fileobj=sys.stdout.buffer, mode="w|") as tar:
-        for name, data in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
+    results = Results()
+    witness = Witness(plan["witness"], plan["witness_probes"], results)
+    for part in plan["sections"]:
+        section(part, results, witness)
+    results.close()
 
 
 if __name__ == "__main__":

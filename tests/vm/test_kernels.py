@@ -13,10 +13,12 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tarfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -96,7 +98,7 @@ def plan(name: str) -> dict[str, object]:
 
     many = {"name": "fentry-loop", "argv": [LOOP, str(MANY[name])]}
     return {
-        "witness": ["bpftrace", str(WITNESS)],
+        "witness": ["bpftrace", "-B", "line", str(WITNESS)],
         "witness_probes": len(re.findall(r"^k(ret)?probe:", WITNESS.read_text(), re.M)),
         "sections": [
             {"options": ["--backend", "kprobe", "--follow-forks"], "runs": runs("kprobe")},
@@ -111,10 +113,14 @@ class Guest:
 
     name: str
     folder: Path
+    said: str  # its stderr
 
     @cache  # noqa: B019 (a handful of guests, for as long as their tests run)
     def story(self, recording: str) -> Story:
-        return Story.of(read(self.folder / f"{recording}.jsonl"))
+        path, error = (self.folder / f"{recording}.{ending}" for ending in ("jsonl", "error"))
+        assert not error.exists(), error.read_text()
+        assert path.exists(), f"the guest did not come to {recording}: {self.said}"
+        return Story.of(read(path))
 
     def witnessed(self, pid: int) -> dict[str, dict[str, str]]:
         """What the witness said of a process: its event → name → value."""
@@ -128,18 +134,12 @@ class Guest:
         return said
 
 
-def boot(name: str) -> bytes:
-    """What the guest has to say: a tar file."""
+def boot(name: str) -> subprocess.CompletedProcess[bytes]:
+    """What the guest has to say: on stdout, a tar file, cut off where the guest was."""
     for tool in ("bpftrace", "setpriv"):
         unless(shutil.which(tool, path=kernels.SBIN) is not None, f"{tool} is not installed")
-    done = in_vm(
-        name,
-        [sys.executable, "-m", "tests.vm.kernels_guest"],
-        stdin=json.dumps(plan(name)).encode(),
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
+    guest = [sys.executable, "-m", "tests.vm.kernels_guest"]
+    return in_vm(name, guest, stdin=json.dumps(plan(name)).encode(), timeout=900)
 
 
 pytestmark = pytest.mark.batch(boot, "guest")
@@ -149,12 +149,13 @@ pytestmark = pytest.mark.batch(boot, "guest")
 def guest(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Guest:
     name = str(request.param)
     folder = tmp_path_factory.mktemp(name)
-    with tarfile.open(fileobj=io.BytesIO(once(boot, name))) as tar:
-        tar.extractall(folder, filter="data")
-    error = folder / "error"
-    assert not error.exists(), error.read_text()
-    print((folder / "times").read_text())
-    return Guest(name, folder)
+    done = once(boot, name)
+    with suppress(tarfile.ReadError), tarfile.open(fileobj=io.BytesIO(done.stdout), mode="r|") as t:
+        for member in t:
+            t.extract(member, folder, filter="data")
+    times = folder / "times"
+    print(times.read_text() if times.exists() else "")
+    return Guest(name, folder, done.stderr.decode(errors="replace"))
 
 
 @pytest.fixture(params=BACKENDS)
