@@ -38,6 +38,7 @@ GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it
 GRACE_LOST = 2.0  # the same where events were lost: what frees it may be among them
 SOON = 0.01  # seconds between two looks at what tells nobody that it is ready
 STANDS = 1.0  # seconds in which one that took a SIGSTOP stands, if no SIGCONT came
+MAX_COMMAND = 1 << 23  # bytes; ARG_MAX allows a restart's argv 6 MiB at most
 LAST = 10.0  # seconds that a reader has for our last words
 _MEMBARRIER_CMD_GLOBAL, _SYS_MEMBARRIER = 1, 324
 
@@ -69,7 +70,8 @@ class Agent:
         self._backend = backend
         self._follow_forks = follow_forks
         self._commands = msgspec.json.Decoder(cmd.AnyCommand)
-        self._input = b""
+        self._input = bytearray()  # an unfinished line
+        self._skipping = False  # to the end of a line that is too long
         self._text = codecs.getincrementaldecoder("utf-8")("replace")
         self._out: list[bytes] = []
         self._lost: dict[str, int] = {}
@@ -394,13 +396,27 @@ class Agent:
         if not data:  # the app is gone
             self._leaving = True
             return
-        *lines, self._input = (self._input + data).split(b"\n")
-        for line in lines:
-            if line.strip() and not self._leaving:
-                try:
-                    self._obey(self._commands.decode(line))
-                except msgspec.DecodeError as error:
-                    self._note(f"a command was not understood: {error}")
+        *ends, rest = data.split(b"\n")
+        for end in ends:
+            line = self._input + end
+            self._input.clear()
+            if not self._skipping and line.strip() and not self._leaving:
+                self._read_command(bytes(line))
+            self._skipping = False
+        if not self._skipping:
+            self._input += rest
+        if len(self._input) > MAX_COMMAND:
+            self._input.clear()
+            self._skipping = True
+            self._note(f"a command was not understood: longer than {MAX_COMMAND} bytes")
+
+    def _read_command(self, line: bytes) -> None:
+        try:
+            command = self._commands.decode(line)
+        except (ValueError, RecursionError) as error:  # ValueError: JSON, UTF-8, or its meaning
+            self._note(f"a command was not understood: {str(error)[:200]}")
+        else:
+            self._obey(command)
 
     def _note(self, text: str) -> None:
         self._emit(ev.Note(t=time.monotonic_ns(), text=text))

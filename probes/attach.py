@@ -74,16 +74,24 @@ def tracefs() -> Iterator[Path]:
             return
     libc = ct.CDLL(None, use_errno=True)
     clone_newns, ms_rec, ms_private = 0x20000, 16384, 1 << 18
+
+    def check(result: int, what: str) -> None:
+        if result:
+            raise AttachError(f"cannot see tracefs: {what}: {os.strerror(ct.get_errno())}")
+
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     cwd = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    tracing = b"/sys/kernel/tracing"
     try:
-        if libc.unshare(clone_newns) or libc.mount(None, b"/", None, ms_rec | ms_private, None):
-            raise AttachError(f"cannot see tracefs: {os.strerror(ct.get_errno())}")
-        libc.mount(b"tracefs", b"/sys/kernel/tracing", b"tracefs", 0, None)
-        yield Path("/sys/kernel/tracing")
+        check(libc.unshare(clone_newns), "unshare(CLONE_NEWNS)")
+        try:
+            check(libc.mount(None, b"/", None, ms_rec | ms_private, None), "making / private")
+            check(libc.mount(b"tracefs", tracing, b"tracefs", 0, None), "mounting tracefs")
+            yield Path(os.fsdecode(tracing))
+        finally:
+            check(libc.setns(home, clone_newns), "back to our mount namespace")
+            os.fchdir(cwd)
     finally:
-        libc.setns(home, clone_newns)
-        os.fchdir(cwd)
         os.close(home)
         os.close(cwd)
 

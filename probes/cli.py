@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import sys
+import traceback
 
 
 def seconds(text: str) -> float:
@@ -58,6 +59,7 @@ def main() -> int:
     program = args.program[1:] if args.program[:1] == ["--"] else args.program
     if not program:
         parser.error("which program? sockstep agent -- PROGRAM ARGS…")
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no KeyboardInterrupt before the agent's handlers
     from probes.launcher import Launcher
 
     launcher = Launcher()  # before anything that no user may have is open; it starts meanwhile
@@ -76,5 +78,13 @@ def main() -> int:
     except (AttachError, BtfError, CompileError, InvokerError, TraceeError) as error:
         print(f"sockstep: {error}", file=sys.stderr)
         return 2
+    except Exception as error:  # a defect of ours: our end has the guardian see to the program
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        what = " ".join(f"{type(error).__name__}: {error}".split())
+        where = f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+        print(
+            f"sockstep: the agent failed, which is a bug in it: {what} ({where})", file=sys.stderr
+        )
+        return os.EX_SOFTWARE
     finally:
         launcher.close()

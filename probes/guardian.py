@@ -6,10 +6,11 @@ A process of its own, with the standard library only, so that no way the agent c
 along. The agent holds the other end of PIPE: a line "PID" names one more process to look after,
 "cgroup OWN BEFORE" (paths, in hexadecimal) a cgroup to remove after moving its tasks, "limit SOFT"
 the RLIMIT_NOFILE that PID had before it was lowered (-1: it has it again), "done" sends the
-guardian home, and end-of-file means the agent died or detached. The probes die with the agent, but
-a SIGSTOP that one of them just sent may arrive after our first SIGCONT: so the tracee is watched
-for a moment. As long as it lives its terminal is read and its output dropped: without a reader it
-would block, and a closed terminal would kill it with SIGHUP.
+guardian home, and end-of-file means the agent died or detached. Unless "began" came before, PID has
+not run an instruction, and is killed then: nobody would see what it does. The probes die with the
+agent, but a SIGSTOP that one of them just sent may arrive after our first SIGCONT: so the tracee is
+watched for a moment. As long as it lives its terminal is read and its output dropped: without a
+reader it would block, and a closed terminal would kill it with SIGHUP.
 
 UFFD, BASE and LENGTH are of the memory that the tracee is held by, inside the kernel (hold.py). A
 dying agent closes its probes, and the kernel then waits for every task that is held: for ever, if
@@ -117,6 +118,7 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
     tracees = {pid: os.pidfd_open(pid)}
     cgroups: list[str] = []
     limit = -1
+    began = False
     buffer = b""
     agent = os.getppid()
     while True:
@@ -131,6 +133,9 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
         for line in lines:
             if line == b"done":
                 return
+            if line == b"began":
+                began = True
+                continue
             if line.startswith(b"cgroup "):
                 cgroups = [os.fsdecode(bytes.fromhex(word.decode())) for word in line.split()[1:]]
                 continue
@@ -139,6 +144,9 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
                 continue
             with contextlib.suppress(OSError, ValueError):
                 tracees[int(line)] = os.pidfd_open(int(line))
+    if not began:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(tracees[pid], signal.SIGKILL)
     if held_by:
         let_go(*held_by)
         os.close(held_by[0])

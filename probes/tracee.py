@@ -202,13 +202,20 @@ class Tracee:
         """Resume it. The limit that waited for its loader, and what `limit` says, if one did."""
         limit, self._limit = self._limit, None
         entry = None if limit is None else entry_point(self.pid)
-        self._began = True
+        self._begin()
         if limit is None or entry is None:
             self.send(signal.SIGCONT)
             return None
         before = [-errno.ESRCH]
         self._end = past_loader(self.pid, entry, lambda: before.append(self._set_limit(limit)))
         return limit, before[-1]
+
+    def _begin(self) -> None:
+        """It runs its first instruction now: the guardian is to resume it, and not to kill it."""
+        if not self._began:
+            self._began = True
+            with contextlib.suppress(OSError):
+                os.write(self._guardian, b"began\n")
 
     def limit(self, nofile: int) -> int | None:
         """Set the soft RLIMIT_NOFILE; what it was before, or −errno.
@@ -323,6 +330,7 @@ class Tracee:
         if os.WIFSTOPPED(status):
             return ev.State(t=t, pid=self.pid, state="stopped", signal=os.WSTOPSIG(status))
         if os.WIFCONTINUED(status):
+            self._begin()  # whoever sent SIGCONT
             return ev.State(t=t, pid=self.pid, state="running")
         self.exited = True
         code = os.waitstatus_to_exitcode(status)
@@ -338,7 +346,9 @@ class Tracee:
     def close(self, detach: bool = False) -> None:
         """Let go. `detach`: the guardian stays, keeps the terminal open and resumes the tracee."""
         self.leave_cgroup()
-        if not detach:
+        if detach:
+            self._begin()
+        else:
             with contextlib.suppress(OSError):
                 os.write(self._guardian, b"done\n")
         for fd in {self._guardian, self.master, self.pidfd, self._writes} - {-1}:

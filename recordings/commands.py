@@ -94,11 +94,19 @@ class Name(Command):
 
     addresses: list[int]
 
+    def __post_init__(self) -> None:
+        if not all(0 <= address < 1 << 64 for address in self.addresses):
+            raise ValueError("an address has 64 bits")
+
 
 class Restart(Command):
     """Kill the tracee and start it, or another program, anew: a new stream with its own header."""
 
     argv: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if any("\0" in word for word in self.argv or ()):
+            raise ValueError("no argument of a program can have a NUL in it")
 
 
 class Detach(Command):
