@@ -206,7 +206,7 @@ def test_the_report_needs_no_textual(two_calls: Path, env: dict[str, str]) -> No
 
 def test_the_agents_command_is_never_a_shells() -> None:
     program = ("./a b", "$(x)", ";")
-    python = [sys.executable, "-I", str(ROOT / "recordings/isolated.py")]
+    python = [sys.executable, "-IS", str(ROOT / "recordings/isolated.py")]
     here = [*python, "probes.cli", "agent"]
     tail = ["--", *program]
     assert Options(program).agent() == [*here, *tail]

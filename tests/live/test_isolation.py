@@ -136,7 +136,7 @@ def test_an_agent_takes_nothing_from_pythonpath(trap: Trap, installed_sockstep: 
     for words in (["probes.cli", "agent", "--", "/bin/true"], ["probes.vm.cli", "list"],
                   ["probes.cli", "doctor"], ["tui.cli", "report", SAMPLE]):  # fmt: skip
         done = subprocess.run(
-            [python, "-I", str(start), *words], cwd=trap.folder, stdin=subprocess.DEVNULL,
+            [python, "-IS", str(start), *words], cwd=trap.folder, stdin=subprocess.DEVNULL,
             env=os.environ | {"PYTHONPATH": str(trap.folder)}, capture_output=True, check=False,
         )  # fmt: skip
         assert trap.sprung() == [], words

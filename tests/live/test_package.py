@@ -39,7 +39,7 @@ def unpacked(wheel: Path) -> Path:
 def sockstep(unpacked: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the wheel's sockstep, from elsewhere, without a terminal."""
     return subprocess.run(
-        [sys.executable, "-I", str(unpacked / "recordings/isolated.py"), "tui.cli", *words],
+        [sys.executable, "-IS", str(unpacked / "recordings/isolated.py"), "tui.cli", *words],
         cwd=unpacked.parent,
         env=os.environ | {"XDG_STATE_HOME": str(unpacked.parent)},
         stdin=subprocess.DEVNULL,

@@ -284,7 +284,7 @@ def nobody() -> Iterator[Callable[..., subprocess.Popen[str]]]:
             for path in (home, *Path(home).rglob("*")):
                 os.chown(path, 65534, 65534)
         python = "/usr/bin/python3" if root else sys.executable  # root's may be out of reach
-        probes_vm = [python, "-I", f"{home}/site-packages/recordings/isolated.py", "probes.vm.cli"]
+        probes_vm = [python, "-IS", f"{home}/site-packages/recordings/isolated.py", "probes.vm.cli"]
 
         def start(*arguments: str) -> subprocess.Popen[str]:
             return subprocess.Popen(
