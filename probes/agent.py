@@ -35,7 +35,7 @@ from recordings.steps import STEPS
 from recordings.stream import encode
 
 GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it had
-GRACE_LOST = 2.0  # the same where events were lost: what frees it may be among them
+GRACE_CUT = 2.0  # the same where events were lost, frees perhaps, or a command waits for it
 SOON = 0.01  # seconds between two looks at what tells nobody that it is ready
 STANDS = 1.0  # seconds in which one that took a SIGSTOP stands, if no SIGCONT came
 MAX_COMMAND = 1 << 23  # bytes; ARG_MAX allows a restart's argv 6 MiB at most
@@ -85,7 +85,11 @@ class Agent:
         self._children: dict[int, int] = {}  # followed: pid → pidfd, taken at the fork
         self._stopping: dict[int, float] = {}  # who took a SIGSTOP: looked at till then
         self._stood: set[int] = set()  # and who stands
+        self._deadline: float | None = None  # of the wait for RCU after the program's end
         self._settled = False  # all is told of this program
+        self._pending: cmd.Restart | cmd.Quit | None = None  # what to do then
+        self._deferred: list[cmd.AnyCommand] = []  # for the program that a restart will start
+        self._hung_up = False  # nobody commands us any more: leave once settled
         self._cgroup_armed = False
         self._limit_before: tuple[int, int] | None = None  # the soft limit; calls returned then
         self._leaving = False  # this session ends, its tracee lives on if it lives
@@ -144,12 +148,13 @@ class Agent:
         more = False
         while not self._leaving:
             tracee, region = self._tracee, self._holds.faulting
-            fds = [attached.ring_fd, self._wake, 0]
+            fds = [attached.ring_fd, self._wake, *([] if self._hung_up else [0])]
             if tracee is not silent:
                 fds.append(tracee.master)
             if region is not None:
                 fds.append(region.fd)
-            soon = SOON if self._stopping or tracee.unread else 1.0
+            settling = self._deadline is not None and not self._settled
+            soon = SOON if self._stopping or tracee.unread or settling else 1.0
             ready = _readable(fds, 0 if more else self._holds.due(soon))
             more = attached.poll()
             self._holds.look()
@@ -166,7 +171,7 @@ class Agent:
                 break
             self._tracee.feed()
             self._look_after_children()
-            if self._tracee.exited and not self._children:
+            if self._over:
                 self._settle()
             self._after_calls()
             self._count_lost()
@@ -337,21 +342,41 @@ class Agent:
             return "on the way back to user mode, in cleanup"
         return "at the return of socket()"
 
+    @property
+    def _over(self) -> bool:
+        """The program has ended, and all that we follow; after `_kill` the program is enough."""
+        return self._tracee.exited and (not self._children or self._pending is not None)
+
     def _settle(self) -> None:
-        """After the end: wait for RCU to free what the tracee had, then count and close. Once."""
+        """After the end, at each round: wait for RCU to free what the tracee had, then finish."""
         assert self._attached is not None
-        if self._settled:
-            return
+        if not self._settled:
+            if self._deadline is None:
+                self._count_lost()
+                hurry = self._lossy or self._pending is not None
+                self._deadline = time.monotonic() + (GRACE_CUT if hurry else GRACE)
+            if self._decoder.live:
+                ct.CDLL(None).syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)
+                self._attached.drain()  # membarrier(2) has called synchronize_rcu()
+            if self._decoder.live and time.monotonic() < self._deadline:
+                return
+            self._finish()
+        if isinstance(self._pending, cmd.Quit) or self._hung_up:
+            self._leaving = True
+        elif self._pending is not None:
+            self._restart(self._pending.argv or self._argv)
+            deferred, self._deferred = self._deferred, []
+            for command in deferred:
+                self._receive(command)
+
+    def _finish(self) -> None:
+        """Count, and close the stream of this program."""
+        assert self._attached is not None
         self._settled = True
-        self._flush()
-        libc = ct.CDLL(None)
         self._count_lost()
-        deadline = time.monotonic() + (GRACE_LOST if self._lossy else GRACE)
-        while self._decoder.live and time.monotonic() < deadline and not self._leaving:
-            libc.syscall(_SYS_MEMBARRIER, _MEMBARRIER_CMD_GLOBAL, 0, 0)  # synchronize_rcu()
-            self._attached.drain()
-            time.sleep(0.005)
-        self._count_lost()
+        if self._decoder.live and (self._pending is not None or self._leaving):
+            what = "frees that a command did not wait for"
+            self._emit(ev.Lost(t=time.monotonic_ns(), count=len(self._decoder.live), what=what))
         for name, (hits, missed) in self._attached.hits().items():
             past, past_missed = self._hits_before.get(name, (0, 0))
             self._emit(
@@ -394,7 +419,8 @@ class Agent:
         with contextlib.suppress(OSError):  # a terminal that hung up
             data = os.read(0, 65536)
         if not data:  # the app is gone
-            self._leaving = True
+            self._hung_up = True
+            self._leaving = not self._over
             return
         *ends, rest = data.split(b"\n")
         for end in ends:
@@ -415,6 +441,15 @@ class Agent:
             command = self._commands.decode(line)
         except (ValueError, RecursionError) as error:  # ValueError: JSON, UTF-8, or its meaning
             self._note(f"a command was not understood: {str(error)[:200]}")
+        else:
+            self._receive(command)
+
+    def _receive(self, command: cmd.AnyCommand) -> None:
+        """Obey it; what follows a restart is meant for the program that it starts."""
+        first = isinstance(command, cmd.Restart) and not self._deferred
+        at_once = first or isinstance(command, cmd.Quit | cmd.Detach)
+        if isinstance(self._pending, cmd.Restart) and not at_once:
+            self._deferred.append(command)
         else:
             self._obey(command)
 
@@ -449,22 +484,24 @@ class Agent:
                     self._note(f"there is no step {command.step}")
                 else:
                     self._set_stop(command.step, command.stop)
-            case cmd.Inject() if not self._settled:
+            case cmd.Inject() if not self._over:
                 self._inject(command)
-            case cmd.Refuse() if not self._settled:
+            case cmd.Refuse() if not self._over:
                 self._refuse(command)
             case cmd.Limit() if not self._tracee.exited:
                 self._limit(command)
             case cmd.Name():
                 named = Named({at: self._symbols.frame(at) for at in command.addresses})
                 self._out.append(msgspec.json.encode(named))
-            case cmd.Restart():
-                self._restart(command.argv or self._argv)
             case cmd.Detach():
                 self._leaving = True
-            case cmd.Quit():
-                self._kill()
+            case cmd.Quit() if self._deadline is not None and not self._settled:
                 self._leaving = True
+            case cmd.Restart() | cmd.Quit():
+                self._kill()
+                self._pending = command
+                if self._deadline is not None:
+                    self._deadline = 0.0
             case _:
                 self._note("the tracee has exited: restart it first")
 
@@ -617,7 +654,6 @@ class Agent:
         for pidfd in [*self._children.values()]:
             _readable([pidfd], 1)
         self._attached.drain()
-        self._settle()
 
     def abandon(self) -> None:
         """Nothing could be attached: end the tracee, which has not run an instruction."""
@@ -626,7 +662,8 @@ class Agent:
 
     def _restart(self, argv: list[str]) -> None:
         assert self._attached is not None
-        self._kill()
+        self._pending = None
+        self._deadline = None
         self._tracee.close()
         self._attached.drain()
         self._hits_before = self._attached.hits()
@@ -655,6 +692,8 @@ class Agent:
     def _leave(self) -> None:
         """Take the probes away, resume the tracee if it lives, leave it to its guardian."""
         assert self._attached is not None
+        if self._over and not self._settled:
+            self._finish()
         self._holds.let_go()
         self._attached.close()
         self._attached.drain()

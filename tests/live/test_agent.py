@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from probes.agent import GRACE
 from recordings import commands as cmd
 from recordings import events as ev
 from recordings.isolated import command
-from tests.agent import ROOT, SOCKET_TEST, agent, needs_root, process_state, wait_for
+from tests.agent import ROOT, SOCKET_TEST, Agent, agent, needs_root, process_state, wait_for
 
 DEEP = 100_000
 
@@ -122,3 +126,57 @@ def test_a_tracefs_that_cannot_be_mounted_is_said() -> None:
     assert (done.returncode, done.stdout) == (2, "")
     why = "sockstep: cannot see tracefs: mounting tracefs: No such file or directory\n"
     assert done.stderr == why
+
+
+# The child keeps the socket, and is not followed: the agent waits for a free that does not come.
+KEPT = """
+import os, _socket, time
+kept = _socket.socket()
+if not os.fork():
+    os.setsid()
+    time.sleep(20)
+"""
+
+
+@contextmanager
+def waiting() -> Iterator[Agent]:
+    """An agent whose program has ended, while it waits for the end of what that had."""
+    with agent("/usr/bin/python3", "-S", "-c", KEPT) as running:
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Continue())
+        running.until_state("exited")
+        yield running
+
+
+@pytest.mark.parametrize("command", [cmd.Quit(), cmd.Detach()], ids=["quit", "detach"])
+def test_an_agent_that_waits_for_the_kernel_still_leaves(command: cmd.Command) -> None:
+    with waiting() as running:
+        asked = time.monotonic()
+        running.say(command)
+        story = running.until_end()
+        assert running.process.wait(10) == 0
+        assert time.monotonic() - asked < GRACE / 2
+        assert story.lost > 0, "the frees that it did not wait for"
+
+
+def test_an_agent_that_waits_for_the_kernel_still_restarts_and_refuses() -> None:
+    with waiting() as running:
+        asked = time.monotonic()
+        running.say(cmd.Inject(signo=15))
+        note = running.until(lambda event: isinstance(event, ev.Note))
+        assert isinstance(note, ev.Note)
+        assert note.text == "the tracee has exited: restart it first"
+        running.say(cmd.Restart(argv=[SOCKET_TEST]), cmd.Continue())
+        running.until(lambda event: isinstance(event, ev.Header))
+        running.until_state("running")
+        assert time.monotonic() - asked < GRACE / 2
+
+
+def test_an_agent_without_an_app_waits_to_the_end() -> None:
+    with waiting() as running:
+        assert running.process.stdin is not None
+        running.process.stdin.close()
+        story = running.until_end()
+        assert running.process.wait(10) == 0
+        assert story.lost == 0
