@@ -26,6 +26,7 @@ def main() -> int:
     remove = commands.add_parser("rm", help="remove fetched kernels")
     remove.add_argument("kernels", nargs="+", metavar="K", help="6.1, or a release")
     args = parser.parse_args()
+    os.umask(os.umask(0o077) | 0o022)  # nobody else writes what is booted
     try:
         match args.command:
             case "run":

@@ -17,6 +17,7 @@ import fcntl
 import gzip
 import lzma
 import os
+import pwd
 import re
 import shutil
 import struct
@@ -29,7 +30,14 @@ from tempfile import TemporaryDirectory
 
 from platformdirs import user_cache_path
 
-CACHE = user_cache_path("sockstep")
+from recordings.invoker import invoking_user
+
+# Root boots nothing that a user could write, though sudo may have left it their HOME.
+CACHE = (
+    Path(pwd.getpwuid(0).pw_dir, ".cache/sockstep")
+    if invoking_user() is not None
+    else user_cache_path("sockstep")
+)
 KERNELS = CACHE / "kernels"
 KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 SUITES = {"5.10": "bullseye", "6.1": "bookworm", "6.12": "trixie", "sid": "sid"}

@@ -358,6 +358,29 @@ def test_an_invoker_that_is_none_is_refused(
     assert not mark.exists()
 
 
+def test_root_boots_no_kernel_of_a_user_s_home(env: dict[str, str], tmp_path: Path) -> None:
+    """Where sudo keeps HOME, or XDG_CACHE_HOME, root still looks in its own cache."""
+    needs_root()
+    (tmp_path / ".cache/sockstep/kernels/99.1.0").mkdir(parents=True)
+    env = {k: v for k, v in env.items() if k != "XDG_CACHE_HOME"}
+    assert "99.1.0" in sockstep("vm", "list", env=env).stdout
+    for kept in ({}, {"XDG_CACHE_HOME": str(tmp_path / ".cache")}):
+        listed = sockstep("vm", "list", env=env | kept | {"SUDO_UID": "65534", "SUDO_GID": "65534"})
+        assert listed.returncode == 0, listed.stderr
+        assert "99.1.0" not in listed.stdout
+
+
+def test_the_kernels_cache_is_nobody_else_s_to_write(env: dict[str, str], tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        refused(sockstep("vm", "rm", "99.9", env=env | {"XDG_CACHE_HOME": str(tmp_path / "c")}))
+    finally:
+        os.umask(before)
+    made = [tmp_path / "c", *(tmp_path / "c").rglob("*")]
+    assert (tmp_path / "c/sockstep/kernels") in made
+    assert [path for path in made if path.stat().st_mode & 0o022] == []
+
+
 def test_a_keymap_with_a_mistake_is_one_line(
     two_calls: Path, env: dict[str, str], tmp_path: Path
 ) -> None:
