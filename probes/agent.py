@@ -695,10 +695,13 @@ class Agent:
         if self._over and not self._settled:
             self._finish()
         self._holds.let_go()
-        self._attached.close()
+        alive = not self._tracee.exited
+        if self._settled and not alive and not self._children:
+            self._attached.close_later()
+        else:
+            self._attached.close()
         self._attached.drain()
         self._count_lost()
-        alive = not self._tracee.exited
         if alive:
             self._raise_limit()
             now = time.monotonic_ns()

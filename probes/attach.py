@@ -35,7 +35,7 @@ from probes.bpf_syscall import (
     load,
     recursion_misses,
 )
-from probes.btf import Btf
+from probes.btf import Btf, kernel_btf
 from probes.capture import FIELDS, LAYERS, Raw
 from probes.compile import compiled, relocated
 from probes.kallsyms import Kallsyms
@@ -182,7 +182,7 @@ def why_not(program_type: str) -> str:
     Loads the smallest one, and attaches nothing. Raises BtfError.
     """
     type, attach_type, target = _PROGRAM_TYPES[program_type]
-    id = Btf().function_id(target)
+    id = kernel_btf().function_id(target)
     if id is None:
         return f"this kernel's BTF has no {target}()"
     return_0 = bytes.fromhex("b7000000000000009500000000000000")
@@ -212,7 +212,7 @@ class Attached:
         self.backend = backend
         self._symbols = symbols
         self._sink = sink
-        self.btf = Btf()
+        self.btf = kernel_btf()
         self.f_ref = self.btf.offset("file", "f_ref") is not None
         defines = _defines(backend, self.btf, symbols, follow_forks)
         self._code = compiled(
@@ -449,3 +449,22 @@ class Attached:
             os.close(fd)
         self._links.clear()
         self._programs.clear()
+
+    def close_later(self) -> None:
+        """Close in a child process, for a session whose tracees have all ended.
+
+        Closing a perf event on a tracepoint waits for RCU grace periods, 0.3 s in all
+        (perf_trace_event_unreg), and would at our exit too, were ours the last descriptors.
+        """
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            os.setsid()
+            probes = {*self._links, *chain.from_iterable(self._programs.values())}
+            for fd in {int(name) for name in os.listdir("/proc/self/fd")} - probes - {reading}:
+                with contextlib.suppress(OSError):  # the one that listed them
+                    os.close(fd)
+            os.read(reading, 1)  # the parent has closed its descriptors: ours are the last
+            os._exit(0)
+        os.close(reading)
+        self.close()
+        os.close(writing)

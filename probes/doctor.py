@@ -15,7 +15,7 @@ from pathlib import Path
 from probes import hold
 from probes.attach import AttachError, has_kprobes, may_load, preempts, tracefs, why_not
 from probes.backends import BACKENDS, Backend
-from probes.btf import Btf, BtfError
+from probes.btf import BtfError, kernel_btf
 from probes.compile import CompileError, bcc
 from probes.kallsyms import Kallsyms
 from recordings.commands import HOLDS
@@ -58,7 +58,7 @@ def _bcc() -> Finding:
 
 def _btf() -> Finding:
     try:
-        Btf()
+        kernel_btf()
     except BtfError as error:
         remedy = "boot a kernel built with CONFIG_DEBUG_INFO_BTF, or use --vm"
         return Finding("BTF", False, str(error), remedy)

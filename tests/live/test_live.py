@@ -690,3 +690,13 @@ def test_a_thread_that_ends_is_not_the_process(tmp_path: Path) -> None:
     assert "CLEANUP_DO_EXIT" not in datagram.first
     assert stream.first["CLEANUP_DO_EXIT"].event.t > datagram.objects["fd"].free.t  # type: ignore[union-attr]
     assert judge(story).checks["leak_free"].status == "pass"
+
+
+def test_the_probes_of_a_session_that_ended_are_taken_away_after_the_agent_s_end() -> None:
+    before = program_ids()
+    with agent("/bin/true") as running:
+        running.run_through()
+        assert program_ids() - before
+        running.say(cmd.Quit())
+        running.process.wait(timeout=30)
+        wait_for(lambda: not program_ids() - before)
