@@ -51,7 +51,8 @@ _OFFSETS = (
     ("socket_alloc", "socket"), ("socket_alloc", "vfs_inode"), ("task_struct", "files"),
     ("task_struct", "tgid"), ("task_struct", "pid"), ("files_struct", "fdt"),
     ("files_struct", "next_fd"), ("files_struct", "count"), ("fdtable", "fd"),
-    ("fdtable", "open_fds"), ("fdtable", "max_fds"), ("proto_ops", "release"),
+    ("fdtable", "open_fds"), ("fdtable", "full_fds_bits"), ("fdtable", "max_fds"),
+    ("proto_ops", "release"),
     ("file_operations", "release"), ("kmem_cache", "name"), ("k_sigaction", "sa"),
     ("inode", "i_count"), ("task_struct", "signal"), ("signal_struct", "live"),
 )  # fmt: skip

@@ -197,35 +197,62 @@ static __attribute__((always_inline)) inline u64 file_of_fd(u32 fd, u32 *ok)
 	return file;
 }
 
-/* The lowest clear bit of fdt->open_fds, from next_fd (a lower bound) on; -1: not found here. */
+/* The index of the lowest clear bit; 64: none is clear. */
+static __attribute__((always_inline)) inline u32 first_zero(u64 word)
+{
+	u64 low = ~word & -(~word);
+	u32 n = 0;
+
+	if (!low)
+		return 64;
+	if (!(low & 0x00000000ffffffffULL)) n += 32;
+	if (!(low & 0x0000ffff0000ffffULL)) n += 16;
+	if (!(low & 0x00ff00ff00ff00ffULL)) n += 8;
+	if (!(low & 0x0f0f0f0f0f0f0f0fULL)) n += 4;
+	if (!(low & 0x3333333333333333ULL)) n += 2;
+	if (!(low & 0x5555555555555555ULL)) n += 1;
+	return n;
+}
+
+/* How many words of full_fds_bits lowest_free_fd() looks at: each stands for 4096 numbers. */
+#define FULL_WORDS 64
+
+/* The lowest number that no file has, as find_next_fd() of fs/file.c finds it; -1: not read, or
+ * FULL_WORDS are not enough. A full table grows: its size is then the number. The limit on numbers
+ * (RLIMIT_NOFILE) plays no part. `users`: how many tasks share the table. */
 static __attribute__((always_inline)) inline s32 lowest_free_fd(s32 *users)
 {
 	u64 files = files_of_current();
 	u64 fdt = deref(files, OFF_files_struct_fdt);
-	u64 bits = deref(fdt, OFF_fdtable_open_fds);
-	u32 word = 0;
-	u64 value = 0;
+	u64 open = deref(fdt, OFF_fdtable_open_fds);
+	u64 full = deref(fdt, OFF_fdtable_full_fds_bits);
+	u32 next = 0, max = 0, bit;
+	u64 word = 0;
 
-	if (!bits || bpf_probe_read_kernel(users, sizeof(*users), (void *)(files + OFF_files_struct_count)))
+	if (!open || !full ||
+	    bpf_probe_read_kernel(users, sizeof(*users), (void *)(files + OFF_files_struct_count)) ||
+	    bpf_probe_read_kernel(&next, sizeof(next), (void *)(files + OFF_files_struct_next_fd)) ||
+	    bpf_probe_read_kernel(&max, sizeof(max), (void *)(fdt + OFF_fdtable_max_fds)))
 		return -1;
-	bpf_probe_read_kernel(&word, sizeof(word), (void *)(files + OFF_files_struct_next_fd));
-	word /= 64;
-#pragma unroll
-	for (int i = 0; i < 8; i++) {
-		if (bpf_probe_read_kernel(&value, sizeof(value), (void *)(bits + 8 * (u64)(word + i))))
+	next /= 64; /* all numbers below next_fd are taken, so all words before this one are full */
+	for (u32 i = 0; i < FULL_WORDS; i++) {
+		u32 at = next / 64 + i;
+		if (at * 4096 >= max)
+			return max;
+		if (bpf_probe_read_kernel(&word, sizeof(word), (void *)(full + 8 * (u64)at)))
 			return -1;
-		if (~value) {
-			/* The index of the lowest set bit of ~value, without a loop. */
-			u64 low = ~value & -(~value);
-			u32 n = 0;
-			if (!(low & 0x00000000ffffffffULL)) n += 32;
-			if (!(low & 0x0000ffff0000ffffULL)) n += 16;
-			if (!(low & 0x00ff00ff00ff00ffULL)) n += 8;
-			if (!(low & 0x0f0f0f0f0f0f0f0fULL)) n += 4;
-			if (!(low & 0x3333333333333333ULL)) n += 2;
-			if (!(low & 0x5555555555555555ULL)) n += 1;
-			return (word + i) * 64 + n;
-		}
+		if (!i)
+			word |= (1ULL << next % 64) - 1;
+		bit = first_zero(word);
+		if (bit == 64)
+			continue;
+		at = at * 64 + bit;
+		if (at * 64 >= max)
+			return max;
+		if (bpf_probe_read_kernel(&word, sizeof(word), (void *)(open + 8 * (u64)at)))
+			return -1;
+		bit = first_zero(word);
+		return bit == 64 ? -1 : at * 64 + bit; /* 64: another task is changing the table */
 	}
 	return -1;
 }

@@ -162,6 +162,18 @@ def test_ten_thousand_calls_are_captured_or_counted() -> None:
     assert len(story.calls) + story.lost >= 10000
 
 
+def test_the_lowest_free_number_at_every_size_of_the_table() -> None:
+    """Full tables, which grow, and holes far apart: find_next_fd() of fs/file.c."""
+    story = capture(str(PROGRAMS / "table"))
+    results = [call.result for call in story.calls.values()]
+    assert results == [int(line) for line in "".join(story.output).split()]
+    assert {63, 64, 65, 127, 128, 129, 16383, 16384, 16385, 5, 4096, 19000} <= {*results}
+    for call in story.calls.values():
+        assert call.enter.lowest in (call.result, None)  # None: read later, in alloc_fd()
+        check = story.steps(call)["STEP_16"]
+        assert check.status == "pass", (call.result, check)
+
+
 def test_forks_are_followed_only_if_asked() -> None:
     alone = capture(str(PROGRAMS / "forks"))
     assert [call.enter.args[1] for call in alone.calls.values()] == [socket.SOCK_STREAM]

@@ -93,6 +93,7 @@ def plan(name: str) -> dict[str, object]:
                 },
                 "threads": {"argv": [LOOP, "25", "4"]},
                 "forks": {"argv": [str(PROGRAMS / "forks")]},
+                "table": {"argv": [str(PROGRAMS / "table")]},
             }.items()
         ]
 
@@ -500,6 +501,16 @@ def test_calls_of_threads_never_mix(guest: Guest, backend: str) -> None:
         assert story.lost <= skipped(story)
     unfreed = [o for o in story.ledger if o.free is None]
     assert len(unfreed) <= skipped(story) + 4 * unreturned, "what was not seen was skipped"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_lowest_free_number_at_every_size_of_the_table(guest: Guest, backend: str) -> None:
+    story = guest.story(f"{backend}-table")
+    numbers = [call.result for call in story.calls.values()]
+    assert numbers == [int(line) for line in "".join(story.output).split()]
+    assert {64, 16384, 65535, 65536, 65537, 69_999} <= {*numbers}
+    checks = [story.steps(call)["STEP_16"] for call in story.calls.values()]
+    assert {check.status for check in checks} == {"pass"}, checks
 
 
 def test_forks_are_followed_if_asked(guest: Guest) -> None:
