@@ -214,8 +214,12 @@ def test_a_child_that_stands_is_told_and_goes_on() -> None:
 OUTLIVED = """
 import os, time, _socket
 program = os.getpid()
-if not os.fork():
-    os.setsid()
+ready, tell = os.pipe()
+if os.fork():
+    os.read(ready, 1)
+else:
+    os.setsid()  # the end of the program's session brings SIGHUP
+    os.write(tell, b"x")
     while os.path.exists(f"/proc/{program}"):  # the agent waits for it
         time.sleep(0.01)
     time.sleep(0.1)

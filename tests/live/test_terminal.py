@@ -220,6 +220,10 @@ def test_an_agent_behind_a_command_is_there_before_the_app(live: Terminal) -> No
 
 def test_a_lost_agent_is_said(live: Terminal) -> None:
     pid = start(live, "sleep", "60")
+    live.press("c")
+    wait_for(lambda: process_state(pid) == "S", timeout=20)
+    os.kill(pid, signal.SIGSTOP)
+    live.until("STOPPED  by a signal")
     children = Path(f"/proc/{live.pid()}/task/{live.pid()}/children").read_text().split()
     os.kill(int(children[0]), signal.SIGKILL)
     live.until("AGENT LOST")
