@@ -353,7 +353,7 @@ class Story:
         for kind, at in _born(event):
             call.made.setdefault(kind, at)
         objects = {kind: (at, False) for kind, at in call.made.items()}
-        objects |= {kind: (made.at, made.free is not None) for kind, made in call.objects.items()}
+        objects |= {kind: (made.at, _gone(made)) for kind, made in call.objects.items()}
         changed = set()
         for name, value in readings(snap):
             if name in call.last and call.last[name] != value:
@@ -366,7 +366,7 @@ class Story:
         call.moments.append(moment)
         self.moments.append(moment)
         call.first.setdefault(moment.id, moment)
-        if isinstance(event, ev.Step) and _failed(event) and moment.id in _EDGES:
+        if isinstance(event, ev.Step) and failed(event) and moment.id in _EDGES:
             call.edge = event
         if check is not None:
             before = call.decided.get(moment.id)
@@ -462,7 +462,13 @@ def _outweighs(check: Check, before: Check | None) -> bool:
     return before is None or _WEIGHT[check.status] > _WEIGHT[before.status]
 
 
-def _failed(event: ev.Step) -> bool:
+def _gone(made: Object) -> bool:
+    """Whether an object was freed: its free was seen, or what its address was given to next."""
+    return made.free is not None or made.reused is not None
+
+
+def failed(event: ev.Step) -> bool:
+    """Whether the step's function failed."""
     null = event.id == "STEP_09" and event.snap.socket is not None and event.snap.socket.at == NULL
     return null or (event.ret is not None and event.ret < 0)
 

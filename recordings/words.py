@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from recordings import events as ev
 from recordings.commands import HOLDS
 from recordings.events import NULL, Ptr
-from recordings.steps import STEPS
-from recordings.story import Moment, Story
+from recordings.steps import CALL_STEPS, CLEANUP_STEPS, STEPS
+from recordings.story import Moment, Story, failed
 from recordings.uapi import SIGNALS, SIGRTMAX, SIGRTMIN, errno_text, signal_name
 
 FAMILIES = {
@@ -194,6 +194,60 @@ def step_text(moment: Moment) -> str:
     name = kind.name if kind and not kind.cleanup else ""
     evidence = moment.check.evidence if moment.check else _where(moment.event)
     return visible("  ".join(word for word in (moment.id, name, evidence) if word))
+
+
+def sentence(moment: Moment) -> str:
+    """What the step does, in a sentence: as far as it had come when it was captured."""
+    kind, event = STEPS.get(moment.id), moment.event
+    if kind is None:
+        return visible(f"{moment.id}: a step that this version does not know")
+    if isinstance(event, ev.Enter):
+        return kind.sentence.format(call=call_text(event))
+    words = kind.sentence
+    if kind.failed and failed(event):
+        words = kind.failed
+    elif kind.entry and event.at == "entry":
+        words = kind.entry
+    fd, result = moment.snap.fd, event.ret
+    return visible(
+        words.format(
+            call=call_text(moment.call.enter),
+            fd=fd.number if fd else moment.objects.get("fd", ("fd", False))[0],
+            symbol=event.symbol,
+            result=errno_text(result) if result is not None else "",
+        )
+    )
+
+
+def object_word(kind: ev.Kind, moment: Moment, story: Story) -> str:
+    """What is known of a call's object at one of its moments; the same word wherever it is shown.
+
+    "not made yet", "live" or "freed"; "not made": the call is being undone before it would have
+    made it; "not read": it must have been made by now, and nobody has seen it.
+    """
+    at, gone = moment.objects.get(kind, (None, False))
+    if gone:
+        return "freed"
+    read = getattr(moment.snap, kind)
+    if at is not None or (read is not None and getattr(read, "at", "") != NULL):
+        return "live"
+    own = moment.call.moments
+    passed = [each for each in own if each.line <= moment.line]
+    undone = any(isinstance(m.event, ev.Step) and failed(m.event) for m in passed)
+    if undone or any(each.id in CLEANUP_STEPS for each in passed):
+        seen = bool(moment.objects) or story.left_before(moment.call, "STEP_09")
+        return "not made" if seen else "not read"
+    made = any(each.id in _MADE_BEFORE[kind] for each in passed)
+    return "not read" if made else "not made yet"
+
+
+# Steps by which a call that has not failed has made its object of a kind.
+_MADE_BEFORE = {
+    "socket": CALL_STEPS[2:],
+    "sock": CALL_STEPS[CALL_STEPS.index("STEP_14") :],
+    "fd": CALL_STEPS[CALL_STEPS.index("STEP_14") :],
+    "file": CALL_STEPS[CALL_STEPS.index("STEP_15") :],
+}
 
 
 def _where(event: ev.Step) -> str:

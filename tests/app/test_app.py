@@ -136,7 +136,7 @@ async def test_links_tell_their_state_in_words_and_shape(two_calls: Path) -> Non
         early = text(app, "linkage")
         assert "? private_data unread" in early
         assert "sk NULL" in early
-        assert early.count("not seen yet") == 2
+        assert early.count("not made yet") == 2
         await pilot.press(*"nnnnnnn")
         late = text(app, "linkage")
         assert "│ private_data linked" in late

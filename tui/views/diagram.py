@@ -12,8 +12,9 @@ from itertools import groupby
 
 from textual.content import Content
 
+from recordings import events as ev
 from recordings.story import Link, Moment, Story
-from recordings.words import address, reading, visible
+from recordings.words import address, object_word, reading, visible
 from tui.views.look import QUIET, Look
 
 WIDEST = 76  # cells: the eye has to find its way between left and right
@@ -36,7 +37,7 @@ SHAPES = {
     "absent": Shape("NULL", " ", QUIET, False),
     "unread": Shape("unread", "?", QUIET, False),
 }
-BOXES = {
+BOXES: dict[ev.Kind, tuple[str, tuple[str, ...]]] = {
     "file": ("VFS · struct file", ("f_op", "f_count", "f_flags", "f_inode")),
     "socket": ("Socket · struct socket", ("state", "type", "ops", "flags")),
     "sock": ("Stack · struct sock", ("skc_state", "skc_family", "skc_prot", "skc_refcnt")),
@@ -121,20 +122,24 @@ def _descriptor(canvas: Canvas, moment: Moment | None) -> None:
 
 
 def _box(
-    canvas: Canvas, y: int, facts: int, kind: str, moment: Moment | None, story: Story, chosen: bool
+    canvas: Canvas,
+    y: int,
+    facts: int,
+    kind: ev.Kind,
+    moment: Moment | None,
+    story: Story,
+    chosen: bool,
 ) -> None:
     title, fields = BOXES[kind]
     struct = getattr(moment.snap, kind) if moment else None
-    known, freed = moment.objects.get(kind, (None, False)) if moment else (None, False)  # type: ignore[call-overload]
+    known = moment.objects.get(kind, (None, False))[0] if moment else None
     at = struct.at if struct is not None else known
-    if freed:
-        word, style, edge, side = "freed", "$warning", "╌", "╎"
-    elif struct is not None:
-        word, style, edge, side = "", "$primary", "─", "│"
-    elif known is not None:
-        word, style, edge, side = "not read", QUIET, "╌", "╎"
-    else:
-        word, style, edge, side = "not seen yet", QUIET, "╌", "╎"
+    word = object_word(kind, moment, story) if moment else "not made yet"
+    style, edge, side = QUIET, "╌", "╎"
+    if word == "freed":
+        style = "$warning"
+    elif struct is not None and word == "live":
+        style, edge, side = "$primary", "─", "│"
     last = canvas.width - 1
     for row, (left, right) in ((y, "┌┐"), (y + facts + 1, "└┘")):
         canvas.put(0, row, left + edge * (last - 1) + right, style)

@@ -11,7 +11,7 @@ from textual.content import Content
 from recordings import events as ev
 from recordings.story import Moment, Object, Story
 from recordings.verdict import fate as fate_of
-from recordings.words import address, describe, duration, visible
+from recordings.words import address, describe, duration, object_word, visible
 from tui.views.look import QUIET, Look, text
 
 
@@ -81,39 +81,37 @@ class OutputLines(Sequence[Content]):
 
 
 def ledger(look: Look) -> list[Content]:
-    """The objects of the call: what became of each, where it was made, where it was freed."""
-    if look.moment is None:
+    """The objects that the call had made at this moment: what is known of each, where it was made,
+    and where it was freed: nothing of what came later.
+    """
+    moment = look.moment
+    if moment is None:
         return [text("no objects yet", QUIET)]
-    made = look.moment.call.objects.values()
-    ended = look.story.end is not None and look.moment is look.story.moments[-1]
+    made = [each for kind, each in moment.call.objects.items() if kind in moment.objects]
+    ended = look.story.end is not None and moment is look.story.moments[-1]
     leaked = [each for each in made if ended and fate_of(look.story, each).status == "fail"]
-    lines = [_object(each, look.moment, each in leaked) for each in made]
-    return lines or [text("no object of this call was seen", QUIET)]
+    lines = [_object(each, look, moment, each in leaked) for each in made]
+    return lines or [text("no object of this call was seen so far", QUIET)]
 
 
-def _object(made: Object, moment: Moment, leaked: bool) -> Content:
-    now, start = moment.event.t, moment.call.enter.t
-    alloc, free = made.alloc, made.free
-    fate, style = "live", "$success"
-    if alloc.t > now:
-        fate, style = "later", QUIET
-    elif free is not None and free.t <= now:
-        fate, style = "freed", "$warning"
-    elif made.reused is not None and made.reused.t <= now:
-        fate, style = "gone", "$warning"
-    elif leaked:
-        fate, style = "LEAK", "bold $error"
+def _object(made: Object, look: Look, moment: Moment, leaked: bool) -> Content:
+    start, alloc, free = moment.call.enter.t, made.alloc, made.free
+    word = object_word(made.kind, moment, look.story)
+    style = {"live": "$success", "freed": "$warning"}.get(word, QUIET)
     at = made.at if made.kind == "fd" else address(made.at)
     again = f" generation {made.generation}" if made.generation > 1 and made.kind != "fd" else ""
     cache = f" ({alloc.cache})" if alloc.cache else ""
     told = f"  + {duration(alloc.t - start)} {alloc.site}{cache}"
-    if free is not None:
+    if free is not None and (word == "freed" or free.t <= moment.event.t):
         since, who = duration(free.t - start), f"{free.comm} ({free.pid})"
-        told += f"  − {since} {free.site} in {who}"
-    elif made.reused is not None:
+        here = "" if word == "freed" else "freed by this step: "
+        told += f"  − {here}{since} {free.site} in {who}"
+    elif word == "freed":
         told += "  − its free was not seen, but its address was given out again"
+    elif leaked:
+        word, style = "LEAK", "bold $error"
     return Content.assemble(
-        (f"{made.kind:<6} ", "bold" if alloc.t <= now else QUIET), (f"{fate:<5}", style),
+        (f"{made.kind:<6} ", "bold"), (f"{word:<5}", style),
         visible(f" {at}{again}"), (visible(told), QUIET),
     )  # fmt: skip
 

@@ -8,7 +8,15 @@ from recordings import events as ev
 from recordings.steps import SIGNS, STEPS
 from recordings.story import Check, Hold, Moment, Story
 from recordings.uapi import errno_text, signal_name
-from recordings.words import call_text, duration, hold_how, hold_place, open_descriptors, visible
+from recordings.words import (
+    call_text,
+    duration,
+    hold_how,
+    hold_place,
+    open_descriptors,
+    sentence,
+    visible,
+)
 from tui.plain import UNCHECKED
 from tui.views.call import STYLES
 from tui.views.look import QUIET, Look, cut, text, wrapped
@@ -19,9 +27,7 @@ def said(look: Look) -> list[Content]:
     moment = look.moment
     if moment is None:
         return [*wrapped(_before(look), look.width)]
-    kind = STEPS.get(moment.id)
-    sentence = kind.sentence if kind else f"{moment.id}: a step that this version does not know"
-    lines = wrapped(sentence, look.width)[:2]
+    lines = wrapped(sentence(moment), look.width)[:2]
     captured = cut(text(_captured(moment), QUIET), look.width)
     check = cut(checked(moment, look.story), look.width)
     if len(lines) < 2 or look.height > 3:
@@ -80,7 +86,7 @@ def story(look: Look) -> list[Content]:
     lines += [text(f"{moment.id}  {kind.name if kind else ''}", "bold $accent")]
     if kind:
         lines += [text(kind.source, QUIET), Content("")]
-        lines += wrapped(kind.sentence, width, "bold")
+        lines += wrapped(sentence(moment), width, "bold")
         lines += [*wrapped(kind.story, width), Content("")]
     lines += [*checked(moment, look.story).wrap(max(8, width)), Content("")]
     lines += wrapped(_captured(moment), width)
