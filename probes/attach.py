@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from probes.backends import COPIES, KINDS, Backend, Planned, steps_of
+from probes.backends import COPIES, Backend, Planned, steps_of
 from probes.bpf_syscall import (
     CGROUP_INET_SOCK_CREATE,
     F_SLEEPABLE,
@@ -36,11 +36,12 @@ from probes.bpf_syscall import (
     recursion_misses,
 )
 from probes.btf import Btf, kernel_btf
-from probes.capture import FIELDS, LAYERS, Raw
+from probes.capture import Raw
 from probes.compile import compiled, relocated
 from probes.kallsyms import Kallsyms
 from recordings import events as ev
 from recordings.commands import HOLDS, REFUSALS
+from recordings.layers import FIELDS, MADE, STRUCTS, Found
 
 BATCH = 1024
 RING_PAGES = 2048  # 8 MiB: about 10 000 events
@@ -107,14 +108,13 @@ def offset(btf: Btf, owner: str, path: str) -> int | None:
     return btf.offset(owner, path)
 
 
-def fields(btf: Btf) -> Iterator[tuple[int, str, str, int, int]]:
-    """Those of FIELDS that this kernel has: number, layer, path, offset, bytes."""
-    for number, (layer, path, size) in enumerate(FIELDS):
-        found = btf.offset(layer, path)
-        if found is None and path == "f_count":
-            found = btf.offset(layer, "f_ref")  # its name since 6.13
-        if found is not None:
-            yield number, layer, path, found, size
+def fields(btf: Btf) -> Iterator[tuple[int, Found, int]]:
+    """Those of FIELDS that this kernel has: number, field, offset."""
+    for number, found in enumerate(FIELDS):
+        names = (found.field.path or found.name, found.field.now)
+        offsets = (btf.offset(found.layer, name) for name in names if name)
+        if (at := next((at for at in offsets if at is not None), None)) is not None:
+            yield number, found, at
 
 
 def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) -> list[str]:
@@ -127,16 +127,16 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
         where = offset(btf, owner, path)
         values[f"OFF_{owner}_{path}"] = -1 if where is None else where
     values["FIELDS"] = len(FIELDS)
-    for number, (layer, path, _) in enumerate(FIELDS):
-        values[f"FIELD_{layer}_{path.rpartition('.')[2]}"] = number
-    lists: dict[str, list[str]] = {layer: [] for layer in LAYERS}
-    for number, layer, _, at, size in fields(btf):
-        lists[layer].append(f"F({number},{at},{size})")
+    for number, found in enumerate(FIELDS):
+        values[f"FIELD_{found.layer}_{found.name}"] = number
+    lists: dict[str, list[str]] = {layer: [] for layer in STRUCTS}
+    for number, found, at in fields(btf):
+        lists[found.layer].append(f"F({number},{at},{found.field.size})")
     release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
     values["CACHE_ARG"] = int(release >= (6, 1))  # kmem_cache_alloc's third argument since 6.1
     for number, point in enumerate(backend.points):
         values[f"P_{point.name}"] = number
-    for number, kind in enumerate(KINDS):
+    for number, kind in enumerate(MADE):
         values[f"KIND_{kind.upper()}"] = number
     values["FENTRY"] = int(backend.name == "fentry")
     for planned in backend.probes:
@@ -144,11 +144,11 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
             nargs = btf.parameters(planned.target.partition("|")[0]) or 0
             values[f"NARGS_{planned.program.removeprefix('exit_')}"] = nargs
     for site, names in backend.sites.items():
-        extents = [found for name in names if (found := symbols.extent(name))]
+        extents = [extent for name in names if (extent := symbols.extent(name))]
         low, high = extents[0] if extents else (0, 0)
         values[f"SITE_{site}_LO"], values[f"SITE_{site}_HI"] = low, high
     numbers = [f"-D{k}={v if v < 1 << 31 else f'{v}ULL'}" for k, v in values.items()]
-    return numbers + [f"-D{layer.upper()}_FIELDS(F)={' '.join(lists[layer])}" for layer in LAYERS]
+    return numbers + [f"-D{layer.upper()}_FIELDS(F)={' '.join(lists[layer])}" for layer in STRUCTS]
 
 
 def has_kprobes() -> bool:

@@ -13,7 +13,6 @@ from recordings.events import At, Kind
 
 ProbeKind = Literal["tracepoint", "raw_tracepoint", "kprobe", "kretprobe", "fentry", "fexit"]
 
-KINDS = ("socket", "sock", "file", "fd")  # KIND_* in the C files
 # The kernel skips a program that is entered again, on the same CPU, while it runs: in an interrupt,
 # or for another task where it preempts. A second copy is then not skipped; it must do nothing
 # where the first has done it.
@@ -87,7 +86,7 @@ _TASK_PROBES = (
 )
 
 # And probes/bpf/ledger.c. KIND_* is added to P_FREE_SOCKET there: FREE_SOCKET, FREE_SOCK and
-# FREE_FILE stand in the order of KINDS in every backend.
+# FREE_FILE stand in the order of MADE (recordings/layers.py) in every backend.
 _LEDGER_PROBES = (
     Planned("tracepoint", "syscalls:sys_enter_close", "enter_close", ("CLOSE",)),
     Planned("tracepoint", "syscalls:sys_exit_close", "exit_close", ("CLOSE",)),

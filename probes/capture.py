@@ -9,11 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from probes.backends import KINDS, Backend, Point
+from probes.backends import Backend, Point
 from probes.kallsyms import Kallsyms
 from recordings import events as ev
 from recordings.commands import HOLDS, REFUSALS
-from recordings.events import Ptr
+from recordings.layers import FIELDS, MADE, NULL, POINTERS, STRUCTS, Found, Ptr
 from recordings.stacks import INTERRUPT, functions
 
 STACK_DEPTH = 32
@@ -21,19 +21,6 @@ _EXITING_CALLS = 16  # calls of an exiting task that are told so, at most
 # Where a function failed, only these steps say something: how it failed, and what it returned.
 _TOLD_ON_FAILURE = ("STEP_13", "STEP_14", "STEP_17")
 
-# The fields that are read of each layer: layer, path in its struct, bytes. Their order is that of
-# `field` in struct event, and the number of their bits in `have`.
-FIELDS = (
-    ("file", "private_data", 8), ("file", "f_op", 8), ("file", "f_inode", 8),
-    ("file", "f_count", 8), ("file", "f_flags", 4), ("socket", "state", 4), ("socket", "type", 2),
-    ("socket", "flags", 8), ("socket", "file", 8), ("socket", "sk", 8), ("socket", "ops", 8),
-    ("sock", "sk_socket", 8), ("sock", "__sk_common.skc_family", 2),
-    ("sock", "__sk_common.skc_state", 1), ("sock", "__sk_common.skc_refcnt", 4),
-    ("sock", "sk_type", 2), ("sock", "sk_protocol", 2), ("sock", "__sk_common.skc_prot", 8),
-)  # fmt: skip
-LAYERS = ("file", "socket", "sock")
-_POINTERS = {"private_data", "f_op", "f_inode", "file", "sk", "ops", "sk_socket", "skc_prot"}
-_TABLES = {"f_op", "ops", "skc_prot"}  # tables of functions: their names say what they are
 # enum have of bpf/common.c.
 _HAVE = ("ret", "fd", "fd_file", "lowest", "stop", "signal")
 _BIT = {name: 1 << number for number, name in enumerate(_HAVE, 32)}
@@ -46,7 +33,7 @@ class Raw(ct.Structure):
         *((name, ct.c_uint64) for name in ("t", "t0", "have")),
         ("ret", ct.c_int64),
         ("args", ct.c_uint64 * 3),
-        ("layer", ct.c_uint64 * len(LAYERS)),
+        ("layer", ct.c_uint64 * len(STRUCTS)),
         ("field", ct.c_uint64 * len(FIELDS)),
         *((name, ct.c_uint64) for name in (
             "fd_file", "ops_release", "f_release", "site", "object",
@@ -91,7 +78,7 @@ class Hold:
 
 def number_or_pointer(name: str, value: int) -> Ptr | int:
     """A field's value as events have it."""
-    return hex(value) if name in _POINTERS else value
+    return hex(value) if name in POINTERS else value
 
 
 def count_of(f_ref: int) -> int:
@@ -103,10 +90,9 @@ def count_of(f_ref: int) -> int:
 
 
 @cache
-def _fields_of(have: int) -> list[tuple[int, str, str]]:
-    """Those of FIELDS whose bits are set: number, layer, name."""
-    found = enumerate(FIELDS)
-    return [(n, layer, path.rpartition(".")[2]) for n, (layer, path, _) in found if have >> n & 1]
+def _fields_of(have: int) -> list[tuple[int, Found]]:
+    """Those of FIELDS whose bits are set, with their numbers."""
+    return [(number, found) for number, found in enumerate(FIELDS) if have >> number & 1]
 
 
 @cache
@@ -293,8 +279,8 @@ class Decoder:
             if (symbol := self._reached(id, own, point)) and (call, id) not in self._cleanup:
                 self._cleanup.add((call, id))
                 self._emit(self._made(raw, point, call, id, stack, symbol))
-        kind = KINDS[raw.kind]
-        self._free(raw, call, kind, self._symbols.frame(raw.site), stack)  # type: ignore[arg-type]
+        kind = MADE[raw.kind]
+        self._free(raw, call, kind, self._symbols.frame(raw.site), stack)
         if kind == "file" and not any("sys_close" in name for name in own):
             # No table can hold a file that is freed: its descriptor went without close(2).
             left = call in self._left_open
@@ -364,25 +350,23 @@ class Decoder:
             shared = raw.users if raw.has("lowest") else None
             file = hex(raw.fd_file) if raw.has("fd_file") else None
             fd = ev.Fd(number=raw.fd, file=file, lowest=raw.number("lowest"), users=shared)
-        file, socket, sock = raw.layer
-        if self._points[raw.point].name == "SOCK_ALLOC" and not socket:
-            return ev.Snapshot(socket=ev.Socket(at=ev.NULL))  # it was read: sock_alloc() gave NULL
-        read: dict[str, dict[str, Ptr | int]] = {name: {} for name in LAYERS}
+        if self._points[raw.point].name == "SOCK_ALLOC" and not any(raw.layer):
+            return ev.Snapshot(socket=ev.Socket(at=NULL))  # it was read: sock_alloc() gave NULL
+        read: dict[str, dict[str, Ptr | int]] = {layer: {} for layer in STRUCTS}
         values = raw.field[:]
-        for number, layer, name in _fields_of(raw.have & (1 << len(FIELDS)) - 1):
+        for number, found in _fields_of(raw.have & (1 << len(FIELDS)) - 1):
             value = values[number]
-            if name == "f_count" and self._f_ref:
+            if found.name == "f_count" and self._f_ref:
                 value = count_of(value)
-            read[layer][name] = number_or_pointer(name, value)
-            if name in _TABLES and value not in self._named:
-                release = {"f_op": raw.f_release, "ops": raw.ops_release}.get(name, 0)
+            read[found.layer][found.name] = number_or_pointer(found.name, value)
+            if found.field.table and value not in self._named:
+                release = {"f_op": raw.f_release, "ops": raw.ops_release}.get(found.name, 0)
                 self._name(raw.t, value, release)
-        return ev.Snapshot(
-            fd=fd,
-            file=ev.File(at=hex(file), **read["file"]) if file else None,  # type: ignore[arg-type]
-            socket=ev.Socket(at=hex(socket), **read["socket"]) if socket else None,  # type: ignore[arg-type]
-            sock=ev.Sock(at=hex(sock), **read["sock"]) if sock else None,  # type: ignore[arg-type]
-        )
+        return ev.Snapshot(fd=fd, **{
+            layer: struct(at=hex(at), **read[layer])
+            for (layer, struct), at in zip(STRUCTS.items(), raw.layer, strict=True)
+            if at
+        })  # fmt: skip
 
     def _name(self, t: int, address: int, release: int) -> None:
         """Names a table of operations: by its own symbol, else by its release function."""

@@ -73,9 +73,7 @@ def landmarks(symbols: Kallsyms, attached: Attached) -> Landmarks:
     return Landmarks(
         symbols={name: at for name in names if (at := symbols.address(name)) is not None},
         offsets={name: at for name, at in found.items() if at is not None},
-        fields=[
-            (layer, path.rpartition(".")[2], at, size) for _, layer, path, at, size in fields(btf)
-        ],
+        fields=[(found.layer, found.name, at, found.field.size) for _, found, at in fields(btf)],
         f_ref=btf.offset("file", "f_ref") is not None,
         agent=os.getpid(),
         arms=attached.fd("arms"),

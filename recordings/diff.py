@@ -17,7 +17,7 @@ from itertools import zip_longest
 
 from recordings import events as ev
 from recordings.claims import functions, watched, within
-from recordings.events import NULL
+from recordings.layers import LINK_OF, MADE, NULL
 from recordings.steps import CALL_STEPS, CLEANUP_STEPS, SIGNS, STEPS
 from recordings.story import Call, LinkState, Moment, Status, Story, readings, told
 from recordings.uapi import errno_text
@@ -186,8 +186,7 @@ def _outcome(a: Story, ours: Call, b: Story, theirs: Call) -> Iterator[Fact]:
     known = ours.result is not None and theirs.result is not None
     same = ours.result == theirs.result if known else None
     yield Fact("result", _result(ours), _result(theirs), same)
-    kinds: tuple[ev.Kind, ...] = ("socket", "sock", "file", "fd")
-    for kind in kinds:
+    for kind in MADE:
         one, known = _fate(a, ours, kind)
         other, too = _fate(b, theirs, kind)
         yield Fact(kind, one, other, one == other if known and too else None)
@@ -295,18 +294,11 @@ def _differing(a: Story, one: Moment, b: Story, other: Moment) -> Iterator[str]:
             yield f"{name}: {value} | {against}"
 
 
-# pointer → the link that it is
-_LINK_OF = {
-    "fd.file": "fd→file", "file.private_data": "file→socket", "socket.file": "socket→file",
-    "socket.sk": "socket→sock", "sock.sk_socket": "sock→socket",
-}  # fmt: skip
-
-
 def _relation(story: Story, moment: Moment, name: str, value: str) -> str:
     """What a pointer amounts to, whatever the address: NULL, set, or where it leads."""
     if value == NULL:
         return "NULL"
-    link = moment.links.get(_LINK_OF.get(name, ""))
+    link = moment.links.get(LINK_OF.get(name, ""))
     return _LEADS.get(link.state, "set") if link is not None else "set"
 
 

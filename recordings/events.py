@@ -12,81 +12,26 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from recordings.layers import NULL as NULL
+from recordings.layers import UNREAD as UNREAD
+from recordings.layers import Fd as Fd
+from recordings.layers import File as File
+from recordings.layers import Kind as Kind
+from recordings.layers import Layer as Layer
+from recordings.layers import Ptr as Ptr
+from recordings.layers import Snapshot as Snapshot
+from recordings.layers import Sock as Sock
+from recordings.layers import Socket as Socket
+
 FORMAT = "sockstep"
 VERSION = 1
 READABLE_SINCE = 1  # the lowest schema version whose readers can read what we write
 SHAPE = "1c93e33fec9b5b6f"
 
-Ptr = str
-NULL: Ptr = "0x0"
-UNREAD: Ptr = ""  # as a layer's `at`: some of its fields were read, its own address was not
 Ns = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Kind = Literal["file", "socket", "sock", "fd"]
 At = Literal["entry", "exit", "inside"]
 By = Literal["user", "limit", "signal", "detach"]  # who ended a hold
-
-
-class Layer(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The fields of one kernel struct as they were read at one moment; None was not read."""
-
-    at: Ptr
-
-
-class File(Layer):
-    """`struct file` (include/linux/fs.h)."""
-
-    private_data: Ptr | None = None
-    f_op: Ptr | None = None
-    f_inode: Ptr | None = None
-    f_count: int | None = None
-    f_flags: int | None = None
-
-
-class Socket(Layer):
-    """`struct socket` (include/linux/net.h)."""
-
-    state: int | None = None
-    type: int | None = None
-    flags: int | None = None
-    file: Ptr | None = None
-    sk: Ptr | None = None
-    ops: Ptr | None = None
-
-
-class Sock(Layer):
-    """`struct sock` (include/net/sock.h)."""
-
-    sk_socket: Ptr | None = None
-    skc_family: int | None = None
-    skc_state: int | None = None
-    skc_refcnt: int | None = None
-    sk_type: int | None = None
-    sk_protocol: int | None = None
-    skc_prot: Ptr | None = None
-
-
-class Fd(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """One slot of the tracee's descriptor table (`struct fdtable`).
-
-    `file`: what `fdt->fd[number]` led to (NULL: reserved, not installed).
-    `lowest`: the lowest free number before it was taken, from `fdt->open_fds`; `users`: how
-    many tasks share the table (`files_struct.count`), any of which may have changed it since.
-    """
-
-    number: int
-    file: Ptr | None = None
-    lowest: int | None = None
-    users: int | None = None
-
-
-class Snapshot(msgspec.Struct, omit_defaults=True, kw_only=True):
-    """The layers as read at one moment. A layer that is absent was not read then."""
-
-    fd: Fd | None = None
-    file: File | None = None
-    socket: Socket | None = None
-    sock: Sock | None = None
 
 
 class Open(msgspec.Struct, kw_only=True):

@@ -12,7 +12,7 @@ from dataclasses import asdict
 
 from recordings import events as ev
 from recordings.claims import Claim, claims, functions
-from recordings.events import NULL, UNREAD, Ptr
+from recordings.layers import LABELS, LINKS, MADE, NAMES, NULL, STRUCTS, UNREAD, Ptr
 from recordings.steps import CLEANUP_STEPS, SIGNS, STEPS
 from recordings.story import (
     Call,
@@ -245,7 +245,7 @@ _STATES: dict[LinkState, str] = {
 
 def _map(story: Story, call: Call) -> Iterator[str]:
     snap = call.linkage()
-    objects = {kind: (at, False) for kind in _KINDS if (at := call.own(kind))}
+    objects = {kind: (at, False) for kind in STRUCTS if (at := call.own(kind))}
     found = links(snap, objects)
 
     def layer(title: str, kind: ev.Kind) -> str:
@@ -261,24 +261,20 @@ def _map(story: Story, call: Call) -> Iterator[str]:
 
     number = f"fd {snap.fd.number}" if snap.fd else "no descriptor"
     yield f"{'[Descriptor table]':<32}{number}"
-    yield link("└───", f"fdt->fd[{snap.fd.number if snap.fd else '?'}]", "fd→file")
-    yield "   ▼"
-    yield layer("[VFS Layer: struct file]", "file")
-    yield "   │  ▲"
-    yield link("│  └", "socket.file (back)", "socket→file", "file→socket")
-    yield link("└───", "file.private_data", "file→socket", "socket→file")
-    yield "   ▼"
-    yield layer("[Socket Layer: struct socket]", "socket")
-    yield "   │  ▲"
-    yield link("│  └", "sk.sk_socket (back)", "sock→socket", "socket→sock")
-    yield link("└───", "socket.sk", "socket→sock", "sock→socket")
-    yield "   ▼"
-    yield layer("[Stack Layer: struct sock]", "sock")
+    above = "fd"
+    for kind in STRUCTS:
+        down, back = f"{above}→{kind}", f"{kind}→{above}"
+        if back in LINKS:
+            yield "   │  ▲"
+            yield link("│  └", f"{LINKS[back].name} (back)", back, down)
+            yield link("└───", LINKS[down].name, down, back)
+        else:
+            yield link("└───", f"fdt->fd[{snap.fd.number if snap.fd else '?'}]", down)
+        yield "   ▼"
+        yield layer(f"[{NAMES[kind]} Layer: {LABELS[kind]}]", kind)
+        above = kind
     if snap.socket and (name := story.name(snap.socket.ops)):
         yield f"   socket.ops → {name}"
-
-
-_KINDS: tuple[ev.Kind, ...] = ("file", "socket", "sock")
 
 
 def _address(call: Call, snap: ev.Snapshot, kind: ev.Kind) -> Ptr:
@@ -386,7 +382,7 @@ def _kernels(frames: list[str]) -> list[str]:
 
 
 def _there(snap: ev.Snapshot) -> Iterator[str]:
-    for kind in ("socket", "sock", "file"):
+    for kind in MADE[:-1]:
         layer: ev.Layer | None = getattr(snap, kind)
         if layer is not None and layer.at not in (NULL, UNREAD):
             yield f"{kind} {layer.at}"

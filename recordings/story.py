@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from recordings import events as ev
-from recordings.events import NULL, UNREAD, Ptr
+from recordings.layers import LAYERS, LINKS, NULL, UNREAD, Pointer, Ptr
 from recordings.steps import CALL_STEPS, CLEANUP_STEPS
 from recordings.uapi import MAX_ERRNO
 from recordings.uapi import errno_text as errno_text
@@ -22,21 +22,12 @@ from recordings.uapi import signal_name as signal_name
 Status = Literal["pass", "fail", "unobservable"]
 LinkState = Literal["absent", "one-way", "linked", "broken", "freed", "unread"]
 
-LAYERS = {"fd": ev.Fd, "file": ev.File, "socket": ev.Socket, "sock": ev.Sock}
 # pointer → the first step that is later than what sets it
 _DUE = {
     "socket.sk": "STEP_14",
     "sock.sk_socket": "STEP_14",
     "file.private_data": "STEP_15",
     "socket.file": "STEP_15",
-}
-# link → (from layer, pointer field, to layer, back-pointer field or None)
-LINKS: dict[str, tuple[str, str, str, str | None]] = {
-    "fd→file": ("fd", "file", "file", None),
-    "file→socket": ("file", "private_data", "socket", "file"),
-    "socket→file": ("socket", "file", "file", "private_data"),
-    "socket→sock": ("socket", "sk", "sock", "sk_socket"),
-    "sock→socket": ("sock", "sk_socket", "socket", "sk"),
 }
 
 
@@ -165,8 +156,9 @@ class Call:
                     layer, _, field = name.partition(".")
                     found.setdefault(layer, {})[field] = value
         return ev.Snapshot(**{
-            layer: LAYERS[layer](**{"at": UNREAD} | fields if layer != "fd" else fields)
-            for layer, fields in found.items()
+            layer: struct(**{"at": UNREAD} | found[layer] if layer != "fd" else found[layer])
+            for layer, struct in LAYERS.items()
+            if layer in found
         })  # fmt: skip
 
 
@@ -507,24 +499,17 @@ _NO_FIELD = ("number", "lowest", "users")
 
 def links(snap: ev.Snapshot, objects: dict[ev.Kind, tuple[Ptr, bool]]) -> dict[str, Link]:
     """The five links of a snapshot. `objects`: kind → (address, freed by then)."""
-    return {name: _link(snap, objects, *ends) for name, ends in LINKS.items()}
+    return {link: _link(snap, objects, pointer) for link, pointer in LINKS.items()}
 
 
-def _link(
-    snap: ev.Snapshot,
-    objects: dict[ev.Kind, tuple[Ptr, bool]],
-    source: str,
-    pointer: str,
-    target: str,
-    back: str | None,
-) -> Link:
-    origin, goal = getattr(snap, source), getattr(snap, target)
-    value: Ptr | None = getattr(origin, pointer, None)
+def _link(snap: ev.Snapshot, objects: dict[ev.Kind, tuple[Ptr, bool]], pointer: Pointer) -> Link:
+    origin, goal, back = getattr(snap, pointer.source), getattr(snap, pointer.target), pointer.back
+    value: Ptr | None = getattr(origin, pointer.field, None)
     if value is None:
         return Link("unread", None)
     if value == NULL:
         return Link("absent", value)
-    at, freed = objects.get(target, (UNREAD, False))  # type: ignore[call-overload]
+    at, freed = objects.get(pointer.target, (UNREAD, False))
     if freed and at == value:
         return Link("freed", value)
     there = goal.at if goal is not None else UNREAD

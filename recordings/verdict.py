@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Literal
 
 from recordings import events as ev
-from recordings.events import NULL, UNREAD, Ptr
+from recordings.layers import DESTROYERS, LINKS, MADE, NULL, STRUCTS, UNREAD, Ptr
 from recordings.steps import CALL_STEPS, CLEANUP_STEPS
 from recordings.story import Call, Check, Object, Story
 from recordings.uapi import errno_text
@@ -191,7 +191,7 @@ def _integrity(story: Story, call: Call) -> Check:
     """Each object has one address, whatever pointer leads to it."""
     found: dict[ev.Kind, tuple[Ptr, str]] = {}
     sources: dict[ev.Kind, list[str]] = {}
-    for kind in _KINDS:
+    for kind in MADE[:-1]:
         if own := call.own(kind):
             found[kind], sources[kind] = (own, "where it was made"), ["where made"]
     for moment in call.moments:
@@ -215,35 +215,15 @@ def _integrity(story: Story, call: Call) -> Check:
 
 def _addresses(snap: ev.Snapshot, cleanup: bool) -> Iterator[tuple[ev.Kind, Ptr | None, str]]:
     """Each reading of an object's address; in cleanup only its own, as links are cut there."""
-    file, socket, sock, fd = snap.file, snap.socket, snap.sock, snap.fd
-    if file:
-        yield "file", file.at, "struct file"
-    if socket:
-        yield "socket", socket.at, "struct socket"
-    if sock:
-        yield "sock", sock.at, "struct sock"
+    for kind in STRUCTS:
+        if (layer := getattr(snap, kind)) is not None:
+            yield kind, layer.at, f"struct {kind}"
     if cleanup:
         return
-    if fd:
-        yield "file", fd.file, "fd table"
-    if file:
-        yield "socket", file.private_data, "file.private_data"
-    if socket:
-        yield "file", socket.file, "socket.file"
-        yield "sock", socket.sk, "socket.sk"
-    if sock:
-        yield "socket", sock.sk_socket, "sk.sk_socket"
-
-
-_KINDS: tuple[ev.Kind, ...] = ("socket", "sock", "file")
-
-# pointer → the object that it must lead to
-_PAIRS: dict[str, ev.Kind] = {
-    "sock.sk_socket": "socket",
-    "socket.sk": "sock",
-    "file.private_data": "socket",
-    "socket.file": "file",
-}
+    for pointer in LINKS.values():
+        if (layer := getattr(snap, pointer.source)) is not None:
+            name = "fd table" if pointer.source == "fd" else pointer.name
+            yield pointer.target, getattr(layer, pointer.field), name
 
 
 def _symmetry(story: Story, call: Call) -> Check:
@@ -251,9 +231,11 @@ def _symmetry(story: Story, call: Call) -> Check:
     last = call.linkage()
     complete = call.result is not None and call.result >= 0
     equal, unread = [], []
-    for name, kind in _PAIRS.items():
-        layer, _, field = name.partition(".")
-        value: Ptr | None = getattr(getattr(last, layer), field, None)
+    for pointer in LINKS.values():
+        if pointer.back is None:
+            continue
+        name, kind = pointer.name, pointer.target
+        value: Ptr | None = getattr(getattr(last, pointer.source), pointer.field, None)
         own = call.own(kind)
         if value is None or own is None:
             unread.append(name)
@@ -341,7 +323,7 @@ def _unseen(call: Call) -> list[ev.Kind]:
     """What a call must have made, though no allocation of it was seen."""
     kinds: list[ev.Kind] = list(call.made)
     if call.result is not None and call.result >= 0:
-        kinds = ["socket", "sock", "file", "fd"]
+        kinds = list(MADE)
     return [kind for kind in kinds if kind not in call.objects]
 
 
@@ -389,20 +371,14 @@ def _last_seen(made: Object, call: Call) -> str:
     return f"; last seen when {made.alloc.site} made it"
 
 
-# The functions that end in the free of their object, whatever happens on the way.
-_DESTROYERS: dict[ev.Kind, tuple[str, str]] = {
-    "socket": ("CLEANUP_SOCK_FREE_INODE", "sock_free_inode"),
-    "sock": ("CLEANUP_SK_DESTRUCT", "__sk_destruct"),
-    "file": ("CLEANUP_FPUT", "__fput"),
-}
-
-
 def _destroyer(story: Story, made: Object) -> str | None:
     """The function that was seen to take the object apart for good, or None."""
     call = story.calls.get(made.call)
-    id, symbol = _DESTROYERS.get(made.kind, ("", ""))
-    moment = call.first.get(id) if call else None
-    return symbol if moment is not None and moment.symbol == symbol else None
+    symbol = DESTROYERS.get(made.kind)
+    for moment in call.first.values() if call else ():
+        if moment.symbol == symbol:
+            return symbol
+    return None
 
 
 # What tells of frees in every backend, whether or not it shows a step too.

@@ -64,13 +64,6 @@ SIGNAL_DEFAULTS = [  # (number, name, what it does by default); 32 and 33 are th
     for signo in sorted({*SIGNALS, *range(SIGRTMIN, SIGRTMAX + 1)})
 ]
 
-LAYERS = {
-    "fd": "descriptor table",
-    "file": "struct file",
-    "socket": "struct socket",
-    "sock": "struct sock",
-}
-
 
 def visible(text: str) -> str:
     """Text from outside with everything that is not plain text spelled out: ESC as ^[.

@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from probes.attach import offset
 from probes.btf import Btf
-from probes.capture import FIELDS
 from recordings import isolated
+from recordings.layers import FIELDS
 
 ROOT = Path(__file__).parent.parent
 SOCKSTEP = str(Path(sys.executable).with_name("sockstep"))
@@ -174,7 +174,8 @@ def bpftrace_script(backend: str, folder: str) -> str:
 
 def reads(layer: str, variable: str) -> str:
     """A printf of the fields of a layer that sockstep reads too."""
-    fields = [path for owner, path, _ in FIELDS if owner.upper() == layer and path != "f_count"]
+    own = [found for found in FIELDS if found.layer.upper() == layer and found.name != "f_count"]
+    fields = [found.field.path or found.name for found in own]
     values = ", ".join(f"(uint64){variable}->{path}" for path in fields)
     values = values.replace("skc_refcnt", "skc_refcnt.refs.counter")
     return f'printf("{layer} %llx{" %llx" * len(fields)}\\n", {variable}, {values});'

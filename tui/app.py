@@ -28,9 +28,10 @@ from recordings import events as ev
 from recordings.claims import Claim
 from recordings.commands import HOLDS
 from recordings.experiments import Experiment, Outcome, outcome
+from recordings.layers import LAYERS
 from recordings.story import Moment, Story
 from recordings.stream import StreamError, read
-from recordings.words import LAYERS, describe, hold_how, state_text, visible
+from recordings.words import describe, hold_how, state_text, visible
 from tui import export, keys, places, plain, theme
 from tui.lab import ASLEEP, PYTHON
 from tui.options import Options
@@ -126,7 +127,7 @@ class Sockstep(App[None]):
         self.source = source
         self.story = Story()
         self.moment: Moment | None = None
-        self.layer = "socket"
+        self.layer: ev.Kind = "socket"
         self.stops = STOPS  # and hold points: all that are armed
         if isinstance(source, Live) and source.holds:
             self.stops |= HOLDS.keys()

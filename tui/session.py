@@ -10,6 +10,7 @@ from textual.getters import query_one
 from textual.screen import Screen
 from textual.widgets import Footer
 
+from recordings.layers import Kind
 from recordings.steps import STEPS
 from tui import keys
 from tui.pane import Pane
@@ -82,5 +83,5 @@ class Session(Screen[None]):
             return len(look.story.log) - 1
         return look.moment.line
 
-    def look_into(self, layer: str) -> None:
+    def look_into(self, layer: Kind) -> None:
         self.inspector.scroll_to(y=values.heading(layer), animate=False)

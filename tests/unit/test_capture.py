@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from probes.backends import BACKENDS, KINDS
+from probes.backends import BACKENDS
 from probes.capture import Decoder, Raw
 from probes.kallsyms import Kallsyms
 from recordings import events as ev
+from recordings.layers import MADE
 from recordings.stacks import functions
 
 # As read on 6.1: RCU ran on a CPU whose task, not the tracee, was in a close(2) of its own.
@@ -40,7 +41,7 @@ def test_a_file_that_rcu_frees_amid_another_task_s_close_took_its_descriptor_alo
     owner = {"owner_pid": 7, "owner_tid": 7, "t0": 1}
     decoder.feed(Raw(point=numbers["ENTER"], t=1, pid=7, tid=7, **owner))
     decoder.live = {(1, "file"): "0xffff88800a36e600", (1, "fd"): "3"}
-    free = Raw(point=numbers["FREE_FILE"], t=2, pid=9, tid=9, kind=KINDS.index("file"), **owner)
+    free = Raw(point=numbers["FREE_FILE"], t=2, pid=9, tid=9, kind=MADE.index("file"), **owner)
     for at in range(len(AMID_A_CLOSE)):
         free.stack[at] = at + 1
     free.nstack = 8 * len(AMID_A_CLOSE)

@@ -40,6 +40,8 @@ def shape() -> str:
         lines.append(f"{cls.__name__}({', '.join(base.__name__ for base in cls.__bases__)})")
         lines.append(f"  {config.tag_field}={config.tag} omit_defaults={config.omit_defaults}")
         for name, kind in cls.__annotations__.items():
+            # Where the kernel has it is no part of the schema.
+            kind = re.sub(r"^Annotated\[(.*), Field\(.*\)\]$", r"\1", kind)
             lines.append(f"  {name}: {kind} = {_default(cls, name)}")
     return "\n".join(lines)
 

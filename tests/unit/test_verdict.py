@@ -252,7 +252,7 @@ def test_links_that_were_not_read() -> None:
     half = changed(events, "STEP_17", snap={"sock": {"at": SOCK, "sk_socket": SOCKET}})
     found = check(half, "symmetry")
     assert found.status == "unobservable"
-    assert found.evidence.startswith("sock.sk_socket == socket; not read: socket.sk")
+    assert found.evidence.startswith("sock.sk_socket == socket; not read: file.private_data")
 
 
 def test_an_early_failure_has_no_links() -> None:

@@ -12,7 +12,7 @@ from itertools import groupby
 
 from textual.content import Content
 
-from recordings import events as ev
+from recordings.layers import LABELS, LINKS, NAMES, STRUCTS, Kind
 from recordings.story import Link, Moment, Story
 from recordings.words import address, object_word, reading, visible
 from tui.views.look import QUIET, Look
@@ -37,18 +37,12 @@ SHAPES = {
     "absent": Shape("NULL", " ", QUIET, False),
     "unread": Shape("unread", "?", QUIET, False),
 }
-BOXES: dict[ev.Kind, tuple[str, tuple[str, ...]]] = {
-    "file": ("VFS · struct file", ("f_op", "f_count", "f_flags", "f_inode")),
-    "socket": ("Socket · struct socket", ("state", "type", "ops", "flags")),
-    "sock": ("Stack · struct sock", ("skc_state", "skc_family", "skc_prot", "skc_refcnt")),
+# What is shown of a struct beside its address, as far as there is room.
+FACTS = {
+    "file": ("f_op", "f_count", "f_flags", "f_inode"),
+    "socket": ("state", "type", "ops", "flags"),
+    "sock": ("skc_state", "skc_family", "skc_prot", "skc_refcnt"),
 }
-LINKS = (  # between box and box: down, and back up
-    ("fd→file", None),
-    ("file→socket", "socket→file"),
-    ("socket→sock", "sock→socket"),
-)
-FIELDS = {"file→socket": "private_data", "socket→file": "file", "socket→sock": "sk",
-          "sock→socket": "sk_socket"}  # fmt: skip
 
 
 class Canvas:
@@ -85,18 +79,18 @@ def linkage(look: Look) -> list[Content]:
         (1, 1),
     )  # fmt: skip
     canvas = Canvas(min(look.width, WIDEST), 1 + 3 * (2 + facts) + 2 * gap)
-    tops = [1 + number * (2 + facts + gap) for number in range(3)]
     _descriptor(canvas, moment)
-    for top, kind in zip(tops, BOXES, strict=True):
+    above, edge, top = "fd", 0, 1  # the layer above, where arrows leave it, and where they come to
+    for kind in STRUCTS:
         _box(canvas, top, facts, kind, moment, look.story, kind == look.layer)
-    if moment is not None:
-        above = [0, tops[0] + facts + 1, tops[1] + facts + 1]  # the edges that arrows leave
-        for start, end, (down, back) in zip(above, tops, LINKS, strict=True):
-            _down(canvas, start, end, down, moment)
-            if back is not None:
+        if moment is not None:
+            down, back = f"{above}→{kind}", f"{kind}→{above}"
+            _down(canvas, edge, top, down, moment)
+            if back in LINKS:
                 words = _label(down, moment.links[down], moment)
                 left = OUT + 2 + len(words[0] + words[1])
-                _back(canvas, start, end, back, moment, left)
+                _back(canvas, edge, top, back, moment, left)
+        above, edge, top = kind, top + facts + 1, top + 2 + facts + gap
     return canvas.lines()
 
 
@@ -122,15 +116,10 @@ def _descriptor(canvas: Canvas, moment: Moment | None) -> None:
 
 
 def _box(
-    canvas: Canvas,
-    y: int,
-    facts: int,
-    kind: ev.Kind,
-    moment: Moment | None,
-    story: Story,
+    canvas: Canvas, y: int, facts: int, kind: Kind, moment: Moment | None, story: Story,
     chosen: bool,
-) -> None:
-    title, fields = BOXES[kind]
+) -> None:  # fmt: skip
+    title = f"{NAMES[kind]} · {LABELS[kind]}"
     struct = getattr(moment.snap, kind) if moment else None
     known = moment.objects.get(kind, (None, False))[0] if moment else None
     at = struct.at if struct is not None else known
@@ -151,17 +140,14 @@ def _box(
         canvas.put(2, y + 1, words, "bold" if struct is not None and at else QUIET)
     canvas.put(last - 1 - len(word), y + 1, word, style)
     if struct is not None and moment is not None:
-        _facts(canvas, y + 2, facts - 1, kind, fields, moment, story)
+        _facts(canvas, y + 2, facts - 1, kind, moment, story)
 
 
-def _facts(
-    canvas: Canvas, y: int, rows: int, kind: str, fields: tuple[str, ...], moment: Moment,
-    story: Story,
-) -> None:  # fmt: skip
+def _facts(canvas: Canvas, y: int, rows: int, kind: str, moment: Moment, story: Story) -> None:
     """What was read of a struct, in short: as many whole values as there is room for."""
     struct = getattr(moment.snap, kind)
     words = []
-    for field in fields:
+    for field in FACTS[kind]:
         value = getattr(struct, field)
         if value is not None:
             name = f"{kind}.{field}"
@@ -185,9 +171,10 @@ def _label(name: str, link: Link, moment: Moment) -> tuple[str, str, str]:
     word = shape.word
     if link.state == "broken" and link.value:
         word += f" {address(link.value, 6)}"
-    changed = f"{name.split('→')[0]}.{FIELDS[name]}" in moment.changed
+    pointer = LINKS[name]
+    changed = pointer.name in moment.changed
     style = f"bold {shape.style}" if changed else shape.style
-    return FIELDS[name] + ("*" if changed else " "), word, style
+    return pointer.field + ("*" if changed else " "), word, style
 
 
 def _down(canvas: Canvas, top: int, bottom: int, name: str, moment: Moment) -> None:

@@ -22,7 +22,7 @@ class Look:
 
     story: Story
     moment: Moment | None = None
-    layer: str = "socket"
+    layer: ev.Kind = "socket"
     stops: frozenset[str] = STOPS
     live: bool = False
     width: int = 80

@@ -7,17 +7,14 @@ from bisect import bisect_left
 from textual.content import Content
 
 from recordings import events as ev
-from recordings.events import NULL
+from recordings.layers import LABELS, LAYERS, NULL
 from recordings.story import Moment, readings
-from recordings.words import LAYERS, address, reading, visible
+from recordings.words import address, reading, visible
 from tui.views.look import QUIET, Look, text
 
 FIELDS = {
-    "fd": [name for name in ev.Fd.__struct_fields__ if name != "number"],
-    **{
-        kind: [name for name in struct.__struct_fields__ if name != "at"]
-        for kind, struct in (("file", ev.File), ("socket", ev.Socket), ("sock", ev.Sock))
-    },
+    layer: [name for name in struct.__struct_fields__ if name not in ("at", "number")]
+    for layer, struct in LAYERS.items()
 }
 
 
@@ -32,7 +29,7 @@ def last_reading(moment: Moment, name: str) -> tuple[Moment, object] | None:
     return None
 
 
-def heading(layer: str) -> int:
+def heading(layer: ev.Kind) -> int:
     """The line of the inspector where a layer begins."""
     line = 0
     for name, fields in FIELDS.items():
@@ -54,13 +51,13 @@ def inspector(look: Look) -> list[Content]:
     return lines[:-1]
 
 
-def _heading(layer: str, struct: ev.Layer | ev.Fd | None, look: Look) -> Content:
+def _heading(layer: ev.Kind, struct: ev.Layer | ev.Fd | None, look: Look) -> Content:
     style = "bold reverse" if layer == look.layer else "bold"
     if isinstance(struct, ev.Fd):
         at = str(struct.number)
     else:
         at = address(struct.at, 6 if look.width < 40 else None) if struct is not None else ""
-    name = LAYERS[layer] if layer != "fd" else f"fd {at}".strip()
+    name = LABELS[layer] if layer != "fd" else f"fd {at}".strip()
     where = "" if layer == "fd" else f" {at}"
     if struct is None:
         where = "  not read"
@@ -68,7 +65,7 @@ def _heading(layer: str, struct: ev.Layer | ev.Fd | None, look: Look) -> Content
 
 
 def _field(
-    layer: str, name: str, struct: ev.Layer | ev.Fd | None, look: Look, margin: int
+    layer: ev.Kind, name: str, struct: ev.Layer | ev.Fd | None, look: Look, margin: int
 ) -> Content:
     value = getattr(struct, name, None)
     full = f"{layer}.{name}"
