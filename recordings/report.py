@@ -58,7 +58,7 @@ def text(story: Story, call: int | None = None, *, ascii: bool = False) -> str:
     """The report. `call`: the number of the one call to show; KeyError if there is none such."""
     verdict = judge(story)
     shown = list(story.calls.values()) if call is None else [story.calls[call]]
-    lines = [*_header(story, shown), ""]
+    lines = [*_header(story, verdict, shown), ""]
     if len(shown) > IN_FULL:
         lines += [*_table(story, shown), ""]
     else:
@@ -86,13 +86,14 @@ def _wrapped(text: str, indent: str, first: str | None = None) -> list[str]:
     )
 
 
-def _header(story: Story, shown: list[Call]) -> Iterator[str]:
+def _header(story: Story, verdict: Verdict, shown: list[Call]) -> Iterator[str]:
     what = call_text(shown[0].enter) if len(shown) == 1 else f"{len(shown)} socket() calls"
     yield from _rule(f"FORENSIC KERNEL TRACE REPORT: {what}", "═")
     facts = _facts(story)
     kernel = ", ".join(str(facts[name]) for name in ("kernel", "arch") if facts[name])
     argv = facts["argv"]
     for name, value in (
+        ("verdict", f"{verdict.verdict}: {why(verdict)}"),
         ("program", " ".join(argv) if isinstance(argv, list) else None),
         ("pid", facts["pid"]),
         ("kernel", f"Linux {kernel}" if kernel else None),
@@ -103,6 +104,52 @@ def _header(story: Story, shown: list[Call]) -> Iterator[str]:
         ("addresses", _ADDRESSES.get(str(facts["addresses"]))),
     ):
         yield from _wrapped(str(value or "not recorded"), " " * 12, f"{name:<12}")
+
+
+def why(verdict: Verdict) -> str:
+    """The verdict's reason in one sentence, with the numbers of what is missing."""
+    calls = f"{_some(verdict.calls, 'call')} recorded"
+    if verdict.counted is not None:
+        calls = f"{_some(verdict.counted, 'call')} counted at entry, {verdict.calls} recorded"
+    lacks = ", ".join(_lacks(verdict))
+    match verdict.verdict:
+        case "PASS":
+            return f"no check failed; {calls}"
+        case "REJECT":
+            failed = [TITLES[name] for name, one in verdict.checks.items() if one.status == "fail"]
+            return f"{', '.join(failed)} failed; {calls}" + (f"; missing: {lacks}" if lacks else "")
+        case "UNKNOWN":
+            return f"no check failed, but a failure may be in what is missing: {lacks}; {calls}"
+        case "NONE":
+            return "no socket() call came by the probes" + (f"; missing: {lacks}" if lacks else "")
+
+
+def _lacks(verdict: Verdict) -> Iterator[str]:
+    missing = verdict.missing
+    if missing.calls:
+        yield f"{missing.calls} of {_some(verdict.counted or 0, 'call')}"
+    if missing.unfinished:
+        yield f"steps of {_some(missing.unfinished, 'recorded call')}"
+    if missing.objects:
+        yield f"the making or the end of {_some(missing.objects, 'object')}"
+    if missing.events:
+        yield _some(missing.events, "lost event")
+    if missing.skips:
+        yield f"{_some(missing.skips, 'run')} of the probe at entry that the kernel skipped"
+    if missing.children:
+        children = _some(verdict.children, "child process", "child processes")
+        if missing.children == verdict.children:
+            yield f"what {children} did (see --follow-forks)"
+        else:
+            yield f"what {missing.children} of {children} did"
+    if missing.unprobed:
+        yield "all calls, as the probe at entry is missing"
+    if missing.cut_off:
+        yield "what came after the recording breaks off"
+
+
+def _some(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 _ADDRESSES = {
@@ -477,6 +524,8 @@ def _status(story: Story, verdict: Verdict) -> Iterator[str]:
         left = f"{SIGNS[check.status]} {TITLES[name]:<15} "
         why = f"not observable: {check.evidence}" if check.status == "unobservable" else ""
         yield from _wrapped(why or check.evidence, " " * 18, left)
+    if verdict.counted is not None:
+        yield f"  {'Calls':<15} {verdict.counted} counted at entry, {verdict.calls} recorded"
     counts = f"{verdict.allocated} allocated, {verdict.freed} freed, {verdict.live} live"
     counts += f", {verdict.unseen} whose end was not seen" if verdict.unseen else ""
     yield f"  {'Ledger':<15} {counts}"
@@ -516,7 +565,8 @@ def _complete(story: Story) -> Iterator[str]:
 def as_json(story: Story, call: int | None = None) -> dict[str, object]:
     """The report as one object, for programs: see docs/recording-format.md.
 
-    The verdict, checks and counts are those of the whole recording, whatever `call` is shown.
+    The verdict, what is missing, checks and counts are those of the whole recording, whatever
+    `call` is shown.
     Text is as recorded: JSON's escapes are the only ones.
     """
     verdict = judge(story)
@@ -524,6 +574,9 @@ def as_json(story: Story, call: int | None = None) -> dict[str, object]:
     numbers = {one.number for one in shown}
     return {
         "verdict": verdict.verdict,
+        "why": why(verdict),
+        "missing": asdict(verdict.missing),
+        "counted": verdict.counted,
         "checks": {
             name: {"status": check.status, "why": check.evidence}
             for name, check in verdict.checks.items()

@@ -1,14 +1,15 @@
-"""Judges a story: PASS or REJECT, by four checks that each give their reason.
+"""Judges a story by four checks that each give their reason, and by what it does not hold.
 
-Three outcomes and no others. *fail* needs evidence against, *pass* evidence for; what the
-recording does not hold is *unobservable*, and so is what may be among lost events.
+A check has three outcomes and no others. *fail* needs evidence against, *pass* evidence for; what
+the recording does not hold is *unobservable*, and so is what may be among lost events. The verdict
+is PASS only if nothing is missing in which a failure could be.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -25,41 +26,103 @@ GRACE = 1_000_000_000
 
 _TCP, _TCP_CLOSE, _AF_UNIX = 6, 7, 1
 _SHOWN = 3  # reasons of one kind that are spelled out
-_STILL_LIVE = "still live"  # what evidence begins with that says so
+NO_CALL = "no socket() call in this recording"
+_FORKS = "sched_process_fork"  # the tracepoint of the probe that counts the children
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What a recording does not hold and a failure may be in; false if it is whole.
+
+    `calls`: counted at their entry, but not recorded. `unfinished`: recorded, but a step that they
+    must have passed was not, or their return. `objects`: of which neither the free was seen nor
+    that they are still in use, or whose allocation was not. `events`: lost. `skips`: of the probe
+    at the entry of a call, by the kernel. `children`: not followed. `unprobed`: no probe told of
+    the entry of calls. `cut_off`: there is no `end`.
+    """
+
+    calls: int = 0
+    unfinished: int = 0
+    objects: int = 0
+    events: int = 0
+    skips: int = 0
+    children: int = 0
+    unprobed: bool = False
+    cut_off: bool = False
+
+    def __bool__(self) -> bool:
+        return any(astuple(self))
 
 
 @dataclass(frozen=True)
 class Verdict:
     """`checks`: linear_trace, data_integrity, symmetry and leak_free, in this order.
 
-    PASS: no check failed, and linear_trace passed. The counts are of the ledger's objects: `live`
-    are those that are known to be, leaked or not, `unseen` those whose free may have been missed.
+    REJECT: a check failed. NONE: there was no call, and nothing is missing but children that were
+    not followed. PASS: there was one, and nothing is missing. UNKNOWN: else. `calls`: recorded;
+    `counted`: by the probe at their entry (None: no count was recorded); `children`: forked.
+    The other counts are of the ledger's objects: `live` are those that are known to be, leaked or
+    not, `unseen` those whose free may have been missed.
     """
 
-    verdict: Literal["PASS", "REJECT"]
+    verdict: Literal["PASS", "REJECT", "UNKNOWN", "NONE"]
+    missing: Missing
     checks: dict[str, Check]
+    calls: int
+    counted: int | None
+    children: int
     allocated: int
     freed: int
     live: int
     unseen: int
 
 
+@dataclass(frozen=True, slots=True)
+class Fate(Check):
+    """What became of an object: freed (pass), leaked (fail), or why that cannot be told.
+
+    `live`: it is known to be in use. `missed`: its free may have come and gone unseen.
+    """
+
+    live: bool = False
+    missed: bool = False
+
+
 def judge(story: Story) -> Verdict:
     """The verdict on all calls of a story. Raises nothing: bad input is a failed check."""
     fates = [(made, fate(story, made)) for made in story.ledger]
+    traces = [(call, _linear(story, call)) for call in story.calls.values()]
     freed = sum(made.free is not None for made in story.ledger)
-    live = sum(_fails(check) or check.evidence.startswith(_STILL_LIVE) for _, check in fates)
+    live = sum(_fails(end) or end.live for _, end in fates)
     checks = {
-        "linear_trace": _linear_trace(story),
+        "linear_trace": _linear_trace(story, traces),
         "data_integrity": _of_calls(story, _integrity),
         "symmetry": _of_calls(story, _symmetry),
         "leak_free": _leak_free(story, fates),
     }
-    good = checks["linear_trace"].status == "pass"
-    good = good and all(check.status != "fail" for check in checks.values())
+    entries = [state for state in story.probes.values() if "USER_EXEC" in state.probe.steps]
+    attached = [state for state in entries if state.status != "missing"]
+    counted = None
+    if attached and all(state.counted for state in attached):
+        counted = sum(state.hits for state in attached)
+    children = max(len(story.forks), _forks_counted(story))
+    missing = Missing(
+        calls=max((counted or 0) - len(story.calls), 0),
+        unfinished=sum(check.status == "unobservable" for _, check in traces),
+        objects=sum(end.missed for _, end in fates) + _never_allocated(story),
+        events=story.lost,
+        skips=sum(state.missed for state in entries),
+        children=children - sum(fork.followed for fork in story.forks),
+        unprobed=bool(entries) and not attached,
+        cut_off=story.end is None,
+    )
     return Verdict(
-        verdict="PASS" if good else "REJECT",
+        verdict=_word(story, checks, missing),
+        missing=missing,
         checks=checks,
+        calls=len(story.calls),
+        counted=counted,
+        children=children,
         allocated=len(story.ledger),
         freed=freed,
         live=live,
@@ -67,11 +130,34 @@ def judge(story: Story) -> Verdict:
     )
 
 
-def _of_calls(story: Story, judge_call: Callable[[Story, Call], Check]) -> Check:
-    """One failed call fails all; one that passed is enough, and the others are named."""
+def _word(
+    story: Story, checks: dict[str, Check], missing: Missing
+) -> Literal["PASS", "REJECT", "UNKNOWN", "NONE"]:
+    if any(map(_fails, checks.values())):
+        return "REJECT"
     if not story.calls:
-        return Check("unobservable", "no socket() call in this recording")
-    outcomes = [(call, judge_call(story, call)) for call in story.calls.values()]
+        return "UNKNOWN" if replace(missing, children=0) else "NONE"
+    return "UNKNOWN" if missing else "PASS"
+
+
+def _forks_counted(story: Story) -> int:
+    counts = (state.hits for name, state in story.probes.items() if name.endswith(f":{_FORKS}"))
+    return max(counts, default=0)
+
+
+def _never_allocated(story: Story) -> int:
+    """The objects of calls whose allocation was not seen, where those of others were."""
+    return sum(len(_unseen(call)) for call in story.calls.values()) if story.ledger else 0
+
+
+def _of_calls(story: Story, judge_call: Callable[[Story, Call], Check]) -> Check:
+    return _of_all([(call, judge_call(story, call)) for call in story.calls.values()])
+
+
+def _of_all(outcomes: list[tuple[Call, Check]]) -> Check:
+    """One failed call fails all; one that passed is enough, and the others are named."""
+    if not outcomes:
+        return Check("unobservable", NO_CALL)
     for status in ("fail", "pass", "unobservable"):
         found = [(call, check) for call, check in outcomes if check.status == status]
         if not found:
@@ -100,10 +186,10 @@ def _grouped(texts: Iterable[str], total: int, what: str) -> str:
     return _listed(f"{count} of {total} {what}: {text}" for text, count in groups.most_common())
 
 
-def _linear_trace(story: Story) -> Check:
+def _linear_trace(story: Story, traces: list[tuple[Call, Check]]) -> Check:
     if story.again:
         return Check("fail", f"call {story.again[0].call} began twice")
-    if story.orphans and not story.lost:
+    if story.orphans and story.silence("USER_EXEC") is None:
         count, call = len(story.orphans), story.orphans[0].call
         return Check("fail", f"{count} steps of calls that never began here, such as call {call}")
     if not story.calls:
@@ -111,8 +197,7 @@ def _linear_trace(story: Story) -> Check:
             return Check("unobservable", f"no call captured; {story.lost} events were lost")
         if story.unprobed(["USER_EXEC"]):
             return Check("unobservable", "the probe that tells of socket() calls is missing")
-        return Check("fail", "no socket() call in this recording")
-    return _of_calls(story, _linear)
+    return _of_all(traces)
 
 
 def _linear(story: Story, call: Call) -> Check:
@@ -251,7 +336,7 @@ def _symmetry(story: Story, call: Call) -> Check:
     return Check("pass", text if complete else f"{text}, as far as the call came")
 
 
-def _leak_free(story: Story, fates: list[tuple[Object, Check]]) -> Check:
+def _leak_free(story: Story, fates: list[tuple[Object, Fate]]) -> Check:
     if bad := [f"{_named(made)}: {check.evidence}" for made, check in fates if _fails(check)]:
         return Check("fail", _listed(bad))
     unknown = [check.evidence for _, check in fates if check.status == "unobservable"]
@@ -271,7 +356,7 @@ def _leak_free(story: Story, fates: list[tuple[Object, Check]]) -> Check:
     if story.lost:
         return Check("unobservable", f"{total} objects freed, but {story.lost} events were lost")
     if not story.calls:
-        return Check("unobservable", "no socket() call in this recording")
+        return Check("unobservable", NO_CALL)
     if not total:
         if inside := [call for call in story.calls.values() if call.result is None]:
             return Check("unobservable", f"call {inside[0].number} had not returned")
@@ -298,8 +383,8 @@ def outcome(story: Story, call: Call, objects: Iterable[Object]) -> str:
         return "freed twice"
     if whole and all(check.status == "pass" for check in checks):
         return "leak-free"
-    unknown = [check.evidence for check in checks if check.status == "unobservable"]
-    live = unknown and all(evidence.startswith(_STILL_LIVE) for evidence in unknown)
+    unknown = [check for check in checks if check.status == "unobservable"]
+    live = unknown and all(check.live for check in unknown)
     return "still live" if live else "not observable"
 
 
@@ -327,35 +412,37 @@ def _unseen(call: Call) -> list[ev.Kind]:
     return [kind for kind in kinds if kind not in call.objects]
 
 
-def fate(story: Story, made: Object) -> Check:
-    """What became of an object: freed (pass), leaked (fail), or why that cannot be told."""
+def fate(story: Story, made: Object) -> Fate:
+    """What became of an object of the ledger."""
     if made.free is not None:
-        return Check("pass", "freed")
+        return Fate("pass", "freed")
     if made.reused is not None:
-        return Check("unobservable", "its free was not seen, but its address was given out again")
+        return Fate("unobservable", "its free was not seen, but its address was given out again")
     if destroyer := _destroyer(story, made):
-        return Check("unobservable", f"its free was not seen, but {destroyer}() ran on it")
+        return Fate("unobservable", f"its free was not seen, but {destroyer}() ran on it")
     if why := _deaf(story):
-        return Check("unobservable", f"its free was not seen: {why}")
+        return Fate("unobservable", f"its free was not seen: {why}", missed=True)
     if story.end is None:
-        return Check("unobservable", "still live where the recording stops")
+        return Fate("unobservable", "still live where the recording stops", live=True)
     call = story.calls.get(made.call)
     if call is None:
-        return Check("unobservable", "its call is not in the recording")
+        return Fate("unobservable", "its call is not in the recording")
     if call.result is not None and call.result < 0:
         returned = call.first["STEP_17"].event.t
         if story.end.t - returned < GRACE and call.enter.pid not in story.exits:
-            return Check("unobservable", "still live when the recording ended, soon after")
+            text = "still live when the recording ended, soon after"
+            return Fate("unobservable", text, live=True)
         text = f"never freed, though its call failed ({errno_text(call.result)})"
-        return Check("fail", text + _last_seen(made, call))
+        return Fate("fail", text + _last_seen(made, call))
     if alive := _holders(story, made, call) - set(story.exits):
         if call.enter.pid in alive:
-            return Check("unobservable", "still live, and no leak: its process had not ended")
+            text = "still live, and no leak: its process had not ended"
+            return Fate("unobservable", text, live=True)
         children = ", ".join(str(pid) for pid in sorted(alive))
-        return Check("unobservable", f"child {children}, forked since, may still hold it")
+        return Fate("unobservable", f"child {children}, forked since, may still hold it")
     if made.kind == "sock" and (why := _outlives(call)):
-        return Check("unobservable", why)
-    return Check("fail", "never freed, though its process ended" + _last_seen(made, call))
+        return Fate("unobservable", why, live=True)
+    return Fate("fail", "never freed, though its process ended" + _last_seen(made, call))
 
 
 def _last_seen(made: Object, call: Call) -> str:

@@ -259,7 +259,7 @@ def replay(file: Path | None) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--call", type=int, metavar="N", help="Only the N-th call.")
 def report(file: Path, as_json: bool, call: int | None) -> int:
-    """The forensic report. Exit status 0: PASS, 1: REJECT, 2: not usable."""
+    """The forensic report. Exit status 0: PASS, 1: REJECT, 2: not usable, 3: UNKNOWN or NONE."""
     return _report(file, as_json, call)
 
 
@@ -276,7 +276,7 @@ def _report(file: Path, as_json: bool, call: int | None) -> int:
         print(json.dumps(report.as_json(story, call), ensure_ascii=True, indent=2))
     else:
         print(report.text(story, call, ascii=plain.ascii_wanted()))
-    return 0 if verdict.judge(story).verdict == "PASS" else 1
+    return {"PASS": 0, "REJECT": 1}.get(verdict.judge(story).verdict, 3)
 
 
 @cli.command()

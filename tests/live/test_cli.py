@@ -128,7 +128,7 @@ def test_a_malformed_line_is_named(two_calls: Path, env: dict[str, str]) -> None
 def test_a_cut_off_recording_is_read_and_says_so(two_calls: Path, env: dict[str, str]) -> None:
     two_calls.write_bytes(two_calls.read_bytes()[:-20])
     run = sockstep("report", str(two_calls), env=env)
-    assert run.returncode in (0, 1)
+    assert run.returncode == 3
     assert "cut off" in run.stdout.lower()
 
 
@@ -163,9 +163,29 @@ def test_a_report_in_the_c_locale_is_ascii(two_calls: Path, env: dict[str, str])
 def test_report_as_json_and_one_call(two_calls: Path, env: dict[str, str]) -> None:
     run = sockstep("report", str(two_calls), "--json", "--call", "2", env=env)
     found = json.loads(run.stdout)
-    assert run.returncode == (0 if found["verdict"] == "PASS" else 1)
     assert [call["result"] for call in found["calls"]] == [4]
     refused(sockstep("report", str(two_calls), "--call", "9", env=env), "no call 9")
+
+
+@pytest.mark.parametrize(
+    ("events", "verdict", "status"),
+    [
+        (builders.session(), "PASS", 0),
+        (builders.changed(builders.session(), "STEP_10", socket__state=3), "REJECT", 1),
+        (builders.session()[:-1], "UNKNOWN", 3),
+        ([*builders.beginning(), *builders.ending()], "NONE", 3),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_the_exit_status_of_a_report_is_its_verdict(
+    env: dict[str, str], tmp_path: Path, events: list[ev.Event], verdict: str, status: int
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"".join(encode(event) + b"\n" for event in events))
+    for command in ("report", "replay"):  # without a terminal a replay is the report
+        run = sockstep(command, str(path), env=env)
+        assert (run.returncode, run.stderr) == (status, "")
+        assert run.stdout.splitlines()[2].startswith(f"verdict     {verdict}: ")
 
 
 def test_export_masks_consistently(two_calls: Path, env: dict[str, str], tmp_path: Path) -> None:
@@ -321,7 +341,8 @@ def test_without_a_standard_output(command: str, two_calls: Path, env: dict[str,
     program = shlex.join(isolated.command("tui.cli", command))
     program += f" {two_calls}" if command == "report" else ""
     done = subprocess.run(["sh", "-c", f"{program} >&-"], env=env, capture_output=True, check=False)
-    assert done.returncode in (0, 1)  # doctor: whether live capture is possible
+    # report: the verdict; doctor: whether live capture is possible
+    assert done.returncode in ((3,) if command == "report" else (0, 1))
     assert b"Traceback" not in done.stderr
 
 

@@ -244,4 +244,4 @@ def test_any_log(lines: list[str]) -> None:
     except StreamError:
         assert not {"[PROBE] sock_alloc Exit: socket=f1166dcd"}.intersection(lines)
     else:
-        assert judge(story).verdict in ("PASS", "REJECT")
+        assert judge(story).verdict in ("PASS", "REJECT", "UNKNOWN")

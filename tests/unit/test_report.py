@@ -236,7 +236,7 @@ def test_the_json_has_every_status() -> None:
 def test_an_empty_story() -> None:
     assert "no socket() call in this recording" in text(Story())
     found: Any = as_json(Story())
-    assert (found["verdict"], found["calls"], found["end"]) == ("REJECT", [], None)
+    assert (found["verdict"], found["calls"], found["end"]) == ("UNKNOWN", [], None)
 
 
 @given(st.lists(any_event(), max_size=30))
@@ -279,3 +279,61 @@ def test_a_leak_is_told_with_its_object() -> None:
     ]
     assert "was freed twice" in text(Story.of(again))
     assert re.search(r"✗ .* FPUT .* a second time", text(Story.of(again)))
+
+
+def flat(story: Story) -> str:
+    """The report without its line breaks."""
+    return " ".join(text(story).split())
+
+
+def test_the_verdict_is_first_and_says_what_is_missing() -> None:
+    begun, rest = session()[:3], session()[3:]
+    events = [
+        *begun,
+        ev.Probe(t=2, name="raw_tracepoint:sched_process_fork", kind="raw_tracepoint", steps=[],
+                 status="attached"),
+        ev.Fork(t=T, pid=PID, child=4800, followed=True),
+        *rest,
+        ev.Fired(t=T, name="kprobe:all", hits=100_000),
+        ev.Fired(t=T, name="raw_tracepoint:sched_process_fork", hits=2000),
+        ev.Lost(t=T, count=1_085_020, what="ring buffer"),
+    ]  # fmt: skip
+    story = Story.of(events)
+    why = (
+        "no check failed, but a failure may be in what is missing: 99999 of 100000 calls, 1085020 "
+        "lost events, what 1999 of 2000 child processes did; 100000 calls counted at entry, 1 "
+        "recorded"
+    )
+    report = text(story)
+    assert report.splitlines()[2].startswith("verdict     UNKNOWN: no check failed, but")
+    assert f"verdict UNKNOWN: {why} program" in flat(story)
+    assert "REJECTION STATUS: UNKNOWN" in report
+    found: Any = as_json(story)
+    assert list(found)[:3] == ["verdict", "why", "missing"]
+    assert (found["verdict"], found["why"], found["counted"]) == ("UNKNOWN", why, 100_000)
+    assert {name: n for name, n in found["missing"].items() if n} == {
+        "calls": 99_999, "events": 1_085_020, "children": 1999,
+    }  # fmt: skip
+
+
+def test_a_verdict_on_no_socket_at_all_is_one_sentence() -> None:
+    story = Story.of([*beginning(), *ending()])
+    assert "verdict NONE: no socket() call came by the probes program" in flat(story)
+    fork = ev.Fork(t=T, pid=PID, child=4800, followed=False)
+    forked = flat(Story.of([*beginning(), fork, *ending()]))
+    assert (
+        "NONE: no socket() call came by the probes; missing: what 1 child process did "
+        "(see --follow-forks) program"
+    ) in forked
+
+
+def test_a_verdict_that_all_is_there() -> None:
+    count = ev.Fired(t=T, name="kprobe:all", hits=1)
+    report = flat(Story.of([*session(), count]))
+    assert "verdict PASS: no check failed; 1 call counted at entry, 1 recorded program" in report
+    broken = changed(session(), "STEP_15", file__private_data="0xbad")
+    lost = ev.Lost(t=1, count=5, what="ring buffer")
+    assert (
+        "verdict REJECT: Linear Trace, Data Integrity failed; 1 call recorded; missing: "
+        "5 lost events program"
+    ) in flat(Story.of([*broken, lost]))
