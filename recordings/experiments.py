@@ -73,10 +73,9 @@ def _no_trigger(edge: int, name: str, why: str) -> Experiment:
 # A module load that takes its time: the only place between sock_alloc() and fd_install() where
 # the task sleeps. 132 is SCTP, which must not be loaded.
 _SLOW_MODPROBE = (
-    "sh", "-c",
-    "printf '#!/bin/sh\\nexec sleep 30\\n' >/tmp/slow; chmod +x /tmp/slow; "
-    'echo /tmp/slow >/proc/sys/kernel/modprobe; exec "$@"', "sh",
-)  # fmt: skip
+    "import os; open('/tmp/slow', 'w').write('#!/bin/sh\\nexec sleep 30\\n'); "
+    "os.chmod('/tmp/slow', 0o755); open('/proc/sys/kernel/modprobe', 'w').write('/tmp/slow'); "
+)
 
 _EDGES = (
     Experiment("flags", "unknown flag bits in the type: nothing is made", 1,
@@ -141,7 +140,7 @@ _WINDOW = tuple(
         f"window-{name.lower()}",
         f"the one true window: {name} while inet_create() waits for modprobe: the wait ends, the "
         "call fails by edge 8, R0, and only then the signal is taken", 8,
-        prefix=_SLOW_MODPROBE, arguments=("2,1,132",), result=errno.EPROTONOSUPPORT,
+        script=_SLOW_MODPROBE + SOCKET, arguments=("2,1,132",), result=errno.EPROTONOSUPPORT,
         cleanup=("SOCK_RELEASE", "IPUT", "GET_SIGNAL", "SOCK_FREE_INODE"), ends=ends,
         while_asleep=name, vm_only=True,
     )
