@@ -115,7 +115,8 @@ class Held(Event):
     are as in /proc; `fds_cut`: there may be more descriptors than these. `snap`: the layers as BPF
     read them on the way in, or as they are in the frozen memory. `since`: when it came; `until`:
     when it will be let go at the latest; absent: never. `module`: what it asks modprobe for. One
-    more for the same hold says that a signal came.
+    more for the same hold says that a signal came. `call` is 0 where it is not known; so it is at
+    USER_EXEC, before the probe: the call is that of the thread's next `enter`.
     """
 
     call: int

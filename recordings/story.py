@@ -70,7 +70,10 @@ class Object:
 
 @dataclass(slots=True)
 class Hold:
-    """A thread held inside the kernel: as it was last seen there, and its end, if it came."""
+    """A thread held inside the kernel: as it was last seen there, and its end, if it came.
+
+    `call`: 0 where it is not known, or has not begun.
+    """
 
     call: int
     event: ev.Held
@@ -217,6 +220,7 @@ class Story:
     held: dict[int, Hold] = field(default_factory=dict)
     holds: list[Hold] = field(default_factory=list)
     lost: int = 0
+    _entering: dict[int, Hold] = field(default_factory=dict)  # tid → held where its call begins
     _made: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
     _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
     _silences: dict[str, str | None] = field(default_factory=dict)
@@ -283,6 +287,8 @@ class Story:
             case ev.Enter():
                 call = Call(event.call, event)
                 self.calls[event.call] = call
+                if (hold := self._entering.pop(event.tid, None)) is not None:
+                    hold.call = event.call
                 self.log.append(event)
                 return self._moment(call, event)
             case ev.Step():
@@ -326,6 +332,8 @@ class Story:
             return
         hold = self.held[event.tid] = Hold(event.call, event)
         self.holds.append(hold)
+        if not event.call and event.point == "USER_EXEC":
+            self._entering[event.tid] = hold
 
     def _released(self, event: ev.Released) -> None:
         if (hold := self.held.pop(event.tid, None)) is not None:

@@ -270,7 +270,7 @@ def _describe(event: ev.Event) -> str:
             return _held(event)
         case ev.Released():
             return (
-                f"call {event.call}: released at {event.point} after {duration(event.held)} "
+                f"{_of_call(event)}released at {event.point} after {duration(event.held)} "
                 f"({_BY[event.by]}), thread {event.tid}"
             )
         case ev.Enter():
@@ -339,9 +339,13 @@ def open_descriptors(event: ev.Held) -> str:
     return f"{numbers}; those above were not looked at" if event.fds_cut else numbers
 
 
+def _of_call(event: ev.Held | ev.Released) -> str:
+    return f"call {event.call}: " if event.call else ""
+
+
 def _held(event: ev.Held) -> str:
     where = hold_place(event) if event.how == "frozen" else f"at {event.point}"
-    text = f"call {event.call}: HELD {where}, {hold_how(event)}, thread {event.tid}"
+    text = f"{_of_call(event)}HELD {where}, {hold_how(event)}, thread {event.tid}"
     text += f": {event.state} in {event.wchan}" if event.wchan else ""
     if event.fds is not None:
         text += f", {len(event.fds)}{' or more' * event.fds_cut} open fds"

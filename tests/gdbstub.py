@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,11 @@ def load(path: Path = ROOT / "tests/unit/data/frozen-6.1.json.gz") -> Dump:
 
 @dataclass
 class Stub:
-    """Serves one client. `asked`: its packets; what it writes is in `memory` from then on."""
+    """Serves one client. `asked`: its packets; what it writes is in `memory` from then on.
+
+    `standing`: the CPUs that stand at the hold; the others run a program. Of these QEMU tells
+    of one; of another it does after one instruction.
+    """
 
     path: Path
     hold: Hold
@@ -75,14 +80,17 @@ class Stub:
 
     def __post_init__(self) -> None:
         self.memory = dict(self.hold.memory)
+        self.standing = {self.hold.cpu}
+        self._selected = self.hold.cpu
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(self.path))
         self._server.listen()
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def stop(self) -> None:
+    def stop(self, cpu: str = "", watched: int = 0) -> None:
         """The machine stops, as it did at the hold: what was watched there has been read."""
-        self._send(f"T05thread:{self.hold.cpu};rwatch:{self.hold.watched:x};")
+        at = watched or self.hold.watched
+        self._send(f"T05thread:{cpu or self.hold.cpu};rwatch:{at:x};")
 
     def _send(self, packet: str) -> None:
         data = packet.encode()
@@ -90,6 +98,10 @@ class Stub:
 
     def _serve(self) -> None:
         self._client = self._server.accept()[0]
+        with suppress(BrokenPipeError):  # the client may leave before it has its answer
+            self._answer_all()
+
+    def _answer_all(self) -> None:
         buffer = b""
         while data := self._client.recv(1 << 16):
             buffer += data
@@ -116,8 +128,12 @@ class Stub:
                 self._send("T05thread:01;")
             case "q":
                 self._send("l" if packet == "qsThreadInfo" else f"m{','.join(CPUS)}")
+            case "H":
+                self._selected = packet[2:]
+                self._send("OK")
             case "g":
-                self._send(self.hold.registers)
+                there = self._selected in self.standing
+                self._send(self.hold.registers if there else "0" * len(self.hold.registers))
             case "m":
                 at, size = (int(number, 16) for number in packet[1:].split(","))
                 found = [self.memory.get(at + number) for number in range(size)]
@@ -126,6 +142,8 @@ class Stub:
                 at = int(name[1:].partition(",")[0], 16)
                 self.memory |= {at + n: byte for n, byte in enumerate(bytes.fromhex(rest))}
                 self._send("OK")
+            case "v" if packet.startswith("vCont;s"):
+                self.stop(rest)
             case "v":
                 self.ran.set()
             case _:

@@ -41,6 +41,7 @@ OUT = 0.03  # seconds that a CPU has to come out of the kernel, where it may hol
 _ERRORS = 2**64 - 4095  # a pointer from there on is an errno
 _SHOWN = ("rip", "rsp", "rax", "rdi", "rsi", "rdx", "rcx", "r8", "r9")
 _HLT = b"\xf4"
+_LONGEST = 15  # bytes of an instruction
 _SPIN = 0x500  # bytes: the longest of SPINS (0x4c0 in 6.12)
 _LANDMARKS, _NAMED = b'{"ev":"landmarks"', b'{"ev":"named"'
 _NAMES = (0, "names")  # owed by the agent, like a step: the names of a stack's functions
@@ -58,11 +59,15 @@ class _Line(msgspec.Struct):
     backend: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Call:
-    """A call of the tracee: what it has made so far; `created`: its family's function ran."""
+    """A call of the tracee: what it has made so far; `created`: its family's function ran.
 
-    number: int
+    `number`: as the agent counts; 0 until it has told of the call's beginning.
+    """
+
+    tid: int
+    number: int = 0
     socket: int = 0
     file: int = 0
     created: bool = False
@@ -82,14 +87,14 @@ class _Hit:
     pid: int
     tid: int
     point: Point
-    call: int
     layers: tuple[int, int, int]
     registers: dict[str, int]
     ip: int  # where it is: `rip`, or where the function that has returned was called
-    of: _Call | None = None  # the call that it is in; not in cleanup
+    of: _Call | None = None  # the call that it is in, or whose object this is about
     fd: int | None = None
     step: str = ""
     since: int = 0  # ns, of this machine's clock: the frozen one's stands
+    call: int = 0  # the number of the call; 0: not known
 
 
 class Frozen:
@@ -104,6 +109,7 @@ class Frozen:
         self._landmarks: Landmarks | None = None
         self._gdb: Gdb | None = None
         self._set: set[int] = set()
+        self._readers: set[int] = set()  # where code is that has just read what is watched
         self._every = False
         self._stops = {id for id in STEPS if id != "PROBE_INIT"}
         self._t = 0
@@ -117,12 +123,13 @@ class Frozen:
         """A new tracee."""
         self._pid = pid
         self._calls: dict[int, _Call] = {}  # tid → the call it is in
-        self._begun = 0
-        self._newest = 0
-        self._objects: dict[int, tuple[str, int]] = {}  # slab address → kind, call
+        self._untold: list[_Call] = []  # begun, and the agent has not told of that yet
+        self._newest = 0  # of the calls that it told of
+        self._objects: dict[int, tuple[str, _Call]] = {}  # slab address → kind, call
         self._owed: set[tuple[int, str | int]] = set()  # (tid, step): passed, not told of yet
         self._limit: tuple[int, int, int] | None = None  # tid, task, what to put back
         self._held: _Hit | None = None
+        self._unsaid: ev.Held | None = None  # how it is held, while the call's number is awaited
         self._queue: list[_Hit] = []  # of other threads that came to a point meanwhile: they stand
         self._nameless: dict[int, list[int]] = {}  # id → a stack whose functions are not named yet
         self._until: float | None = None  # some CPUs run while the others stand, till then
@@ -156,7 +163,7 @@ class Frozen:
                     fds.remove(self._stdin)
                 while self._gdb is not None and (stop := self._gdb.stopped()) is not None:
                     self._stopped(stop)
-                told = self._held is not None and not self._owed
+                told = self._held is not None and self._is_told()
                 if self._until is not None and (told or self._until < time.monotonic()):
                     self._slice_over()
             except GdbError as error:
@@ -195,8 +202,11 @@ class Frozen:
             case "enter":
                 self._owed.discard((event.tid, "USER_EXEC"))
                 self._newest = event.call
-                if (call := self._calls.get(event.tid)) is not None:
+                call = next((call for call in self._untold if call.tid == event.tid), None)
+                if call is not None:
                     call.number = event.call
+                    self._untold.remove(call)
+                    self._say_held()
             case "step":
                 self._owed.discard((event.tid, event.id))
 
@@ -336,7 +346,7 @@ class Frozen:
             names |= {symbol for symbol, _ in self._points} - {*CLEANUPS, *_SILENT}
         if self._objects:
             names |= {*CLEANUPS, "do_exit"}
-        if self._begun:
+        if self._untold or self._newest:
             names.add("get_signal")
         places = {**self._kprobes.places, **self._silent}
         return {at for at, (symbol, _) in places.items() if symbol in names}
@@ -360,25 +370,27 @@ class Frozen:
         """The machine stands: at a point of the tracee's, or it goes on at once."""
         assert self._gdb is not None
         if self._held is not None:  # another task, while the agent is heard
-            self._meanwhile(stop)
+            self._meanwhile([stop, *self._hidden(stop)])
             self._gdb.go(*self._others())
             return
         self._until = None
-        hit = self._hit(stop)
-        self._stop_at(self._wanted())
-        if hit is None:
-            self._past(stop.cpu)
-            cpu, end = self._ahead
-            if stop.cpu == cpu and time.monotonic() < end:
-                self._only(SLICE, cpu)
-            else:
-                self._gdb.go()
+        if self._came([stop, *self._hidden(stop)]):
             return
-        if self._stops_at(hit):
-            self._hold(hit)
+        cpu, end = self._ahead
+        if stop.cpu == cpu and time.monotonic() < end:
+            self._only(SLICE, cpu)
         else:
-            self._pass(hit)
-            self._run_ahead(hit)
+            self._gdb.go()
+
+    def _came(self, stops: list[Stop]) -> bool:
+        """Go on as is right where the tracee came to a point; false: it did not."""
+        passed = self._meanwhile(stops)
+        if self._queue:
+            self._until = None
+            self._hold(self._queue.pop(0))
+        elif passed is not None:
+            self._run_ahead(passed)
+        return self._held is not None or passed is not None
 
     def _stops_at(self, hit: _Hit) -> bool:
         stops = [step for step in hit.point.steps if self._every or step in self._stops]
@@ -392,16 +404,47 @@ class Frozen:
         still = {self._held.cpu, *(hit.cpu for hit in self._queue)}
         return [cpu for cpu in self._gdb.cpus if cpu not in still]
 
-    def _meanwhile(self, stop: Stop) -> None:
-        """A CPU stopped while a task is held: a thread of the tracee's stands until its turn."""
-        hit = self._hit(stop)
+    def _meanwhile(self, stops: list[Stop]) -> _Hit | None:
+        """Queue the threads of the tracee's that are to be held, and take others past the stop.
+
+        Returns one that passed a point.
+        """
+        passed = None
+        for stop in stops:
+            hit = self._hit(stop)
+            if hit is None:
+                self._past(stop.cpu)
+            elif self._stops_at(hit):
+                self._queue.append(hit)
+            else:
+                passed = hit
+                self._pass(hit)
         self._stop_at(self._wanted())
-        if hit is not None and self._stops_at(hit):
-            self._queue.append(hit)
-        elif hit is not None:
-            self._pass(hit)
-        else:
-            self._past(stop.cpu)
+        return passed
+
+    def _interrupt(self) -> list[Stop]:
+        """Stop whatever runs; those that stopped by themselves by then."""
+        assert self._gdb is not None
+        stop = self._gdb.interrupt()
+        return [each for each in (stop, *self._hidden(stop)) if each.watched]
+
+    def _hidden(self, stop: Stop) -> list[Stop]:
+        """Stops that QEMU has not told of: those of other CPUs at the same time as this one.
+
+        QEMU tells of each at the next stop of its CPU, when its task has gone on from there. One
+        instruction makes such a stop.
+        """
+        assert self._gdb is not None
+        known = {hit.cpu for hit in (self._held, *self._queue) if hit is not None}
+        if stop.watched:
+            known.add(stop.cpu)
+            self._readers.add(self._gdb.registers(stop.cpu)["rip"])
+        found = []
+        for cpu in self._gdb.cpus:
+            rip = self._gdb.registers(cpu)["rip"] if cpu not in known else 0
+            if any(0 <= reader - rip <= _LONGEST for reader in self._readers):
+                found.append(self._gdb.step(cpu))
+        return [each for each in found if each.watched]
 
     def _pass(self, hit: _Hit) -> None:
         """Past this point, to the probe there, which will tell of it."""
@@ -451,7 +494,7 @@ class Frozen:
                     raise GdbError(f"the registers at {symbol} were not found on its stack")
                 if mine:  # QEMU tells of one CPU at a time, of another one that stopped then later
                     where = f"{symbol} {at}, and was past it when that was told: it was not held"
-                    self._note(f"thread {tid} came to {where}")
+                    self._note(f"a thread came to {where}")
                 return None  # or read by someone else, who looks at the kprobes
             self._understood = True
         call = self._calls.get(tid) if mine else None
@@ -462,15 +505,15 @@ class Frozen:
             ip = caller
         else:
             if symbol == "__sys_socket" and mine:
-                self._begun = max(self._begun, self._newest) + 1
-                call = self._calls[tid] = _Call(self._begun)
+                call = self._calls[tid] = _Call(tid)
+                self._untold.append(call)
             if call is not None and (symbol, "exit") in self._points:
                 slot = registers["rsp"]
                 call.frames.append((slot, symbol, guest.word(slot)))
         point = self._points.get(place)
         if point is None:
             return None
-        hit = _Hit(stop.cpu, task, pid, tid, point, 0, (0, 0, 0), registers, ip)
+        hit = _Hit(stop.cpu, task, pid, tid, point, (0, 0, 0), registers, ip)
         if symbol in CLEANUPS:
             return self._cleanup(hit, symbol)
         if symbol in _SILENT:
@@ -495,6 +538,9 @@ class Frozen:
             case "__sys_socket", "entry":
                 pass
             case "sock_alloc", _:
+                if call.socket:  # of another call, whose beginning was missed, as this one's end
+                    del self._calls[hit.tid]
+                    return None
                 call.socket = result
                 if result:
                     self._own("socket", result, call)
@@ -515,7 +561,7 @@ class Frozen:
                 hit.fd = result if result < _ERRORS and result < 1 << 31 else None
             case _, "entry":
                 call.created = True
-        hit.of, hit.call, hit.layers = call, call.number, call.of(guest)
+        hit.of, hit.layers = call, call.of(guest)
         if hit.layers[2]:
             self._own("sock", hit.layers[2], call)
         return hit
@@ -523,7 +569,7 @@ class Frozen:
     def _own(self, kind: str, address: int, call: _Call) -> None:
         offsets = self._guest.marks.offsets
         slab = address - offsets["socket_alloc.socket"] if kind == "socket" else address
-        self._objects[slab] = kind, call.number
+        self._objects[slab] = kind, call
 
     def _cleanup(self, hit: _Hit, symbol: str) -> _Hit | None:
         """A cleanup function was entered: for an object of ours, in whatever task."""
@@ -531,9 +577,9 @@ class Frozen:
         number, (owner, path) = CLEANUPS[symbol]
         slab = hit.registers[("rdi", "rsi")[number]]
         slab -= offsets[f"{owner}.{path}"] if owner else 0
-        kind, hit.call = self._objects.get(slab, ("", 0))
-        if not kind:
+        if slab not in self._objects:
             return None
+        kind, hit.of = self._objects[slab]
         inode = slab + offsets["socket_alloc.vfs_inode"]
         if symbol == "iput" and guest.field(inode, "inode.i_count", 4) != 1:
             return None
@@ -551,7 +597,7 @@ class Frozen:
     def _ending(self, hit: _Hit) -> _Hit | None:
         """A signal that ends the tracee is about to be taken, or it exits with an open socket."""
         files = [call for kind, call in self._objects.values() if kind == "file"]
-        hit.call = files[-1] if files else max(self._begun, self._newest)
+        hit.of = files[-1] if files else None
         if hit.point.symbol == "get_signal":
             return hit if self._guest.dies(hit.task) else None
         return hit if files else None
@@ -573,19 +619,17 @@ class Frozen:
             return
         now = time.monotonic()
         if self._held is not None:
-            if not self._owed or now > self._patient:
+            if self._is_told() or now > self._patient:
                 self._no_longer()
                 return
-            if (stop := self._gdb.interrupt()).watched:
-                self._meanwhile(stop)
+            self._meanwhile(self._interrupt())
             self._only(self._patient - now, *self._others())
             return
         cpu, end = self._ahead
         if now > end:
             self._no_longer()
             return
-        if (stop := self._gdb.interrupt()).watched:
-            self._stopped(stop)
+        if self._came(self._interrupt()):
             return
         others = [other for other in self._gdb.cpus if other != self._agent]
         self._only(SLICE, *(others if self._waits(cpu) else [cpu]))
@@ -594,15 +638,14 @@ class Frozen:
         """Some CPUs have had their time: all stand if a task is held, else all run."""
         if self._until is None or self._gdb is None:
             return
-        stop = self._gdb.interrupt()
+        stops = self._interrupt()  # what was read there is not read again
         self._until = None
-        if self._held is None and stop.watched:  # it is not read again
-            self._stopped(stop)
-        elif self._held is None:
-            self._gdb.go()
+        if self._held is None:
+            if not self._came(stops):
+                self._gdb.go()
         else:
-            if stop.watched:
-                self._meanwhile(stop)
+            self._meanwhile(stops)
+            self._say_held(anyhow=True)
             self._leave_others(self._held)
             self._owed.clear()
             self._tell_stacks(anyhow=-self._stacks)
@@ -631,8 +674,8 @@ class Frozen:
                 break
             self._gdb.go(cpu)
             time.sleep(0.001)
-            if (stop := self._gdb.interrupt()).watched:
-                self._meanwhile(stop)
+            if stops := self._interrupt():
+                self._meanwhile(stops)
                 if cpu not in self._others():
                     break
 
@@ -640,8 +683,6 @@ class Frozen:
         """`before`: the CPU of the one that was held before; its probe is about to tell of it."""
         guest, point = self._guest, hit.point
         self._held = hit
-        if hit.of is not None:
-            hit.call = hit.of.number
         hit.since = time.monotonic_ns()
         assert self._gdb is not None
         self._gdb.registers(hit.cpu)  # whose memory is read
@@ -649,23 +690,48 @@ class Frozen:
         pending, shared, blocked = guest.signals(hit.task)
         fds, fds_cut = guest.fds(hit.task)
         self._unwind(hit)
-        self._emit(
-            ev.Held(
-                t=self._t, call=hit.call, point=hit.step, pid=hit.pid, tid=hit.tid,
-                how="frozen", symbol=point.symbol, at=point.at, state="R", wchan="",
-                since=self._t, stack=-self._stacks,
-                snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
-                registers={name: hex(hit.registers[name]) for name in _SHOWN},
-                pending=pending, shared=shared, blocked=blocked, fds=fds, fds_cut=fds_cut,
-            )
+        self._unsaid = ev.Held(
+            t=self._t, call=0, point=hit.step, pid=hit.pid, tid=hit.tid,
+            how="frozen", symbol=point.symbol, at=point.at, state="R", wchan="",
+            since=self._t, stack=-self._stacks,
+            snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
+            registers={name: hex(hit.registers[name]) for name in _SHOWN},
+            pending=pending, shared=shared, blocked=blocked, fds=fds, fds_cut=fds_cut,
         )  # fmt: skip
-        where = f"the whole machine stands, at {point.symbol} {point.at}"
-        self._emit(ev.State(t=self._t, pid=self._pid, state="held", why=where))
-        if self._owed:
+        self._say_held()
+        if not self._is_told():
             self._patient = time.monotonic() + PATIENCE
             self._only(ALONE, self._agent, *filter(None, [before]))
         else:
             self._leave_others(hit)
+
+    def _is_told(self) -> bool:
+        """Whether all is told of the hold, and of what came before."""
+        return not self._owed and self._unsaid is None
+
+    def _say_held(self, anyhow: bool = False) -> None:
+        """Tell of the hold once its call's number is known, or `anyhow`.
+
+        The agent numbers the calls in the order in which their probes ran, which is not always that
+        of the stops. At a call's beginning its probe has not run: the number is then 0, and the
+        call is the thread's next.
+        """
+        hit, event = self._held, self._unsaid
+        if hit is None or event is None:
+            return
+        if hit.of is None:
+            awaited = bool(self._untold)
+        elif hit.point.name == "ENTER":
+            awaited = any(call.tid == hit.tid and call is not hit.of for call in self._untold)
+        else:
+            awaited = hit.of in self._untold
+        if awaited and not anyhow:
+            return
+        hit.call = hit.of.number if hit.of is not None else self._newest
+        self._unsaid = None
+        where = f"the whole machine stands, at {event.symbol} {event.at}"
+        self._emit(msgspec.structs.replace(event, t=self._t, since=self._t, call=hit.call))
+        self._emit(ev.State(t=self._t, pid=self._pid, state="held", why=where))
 
     def _unwind(self, hit: _Hit) -> None:
         """Read the stack of the hold. It is told once its functions are named, by the agent."""
@@ -748,6 +814,7 @@ class Frozen:
 
     def _give_up(self, why: str) -> None:
         """It could not be read, or it is gone. What the agent says still passes."""
+        self._say_held(anyhow=True)
         gdb, hit, self._held = self._gdb, self._held, None
         text = f"the machine is not frozen any more: {why}"
         if gdb is not None:

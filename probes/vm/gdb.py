@@ -155,10 +155,10 @@ class Gdb:
         """Stop the machine whenever the instruction at this address is about to run."""
         self._done(f"{'Z' if on else 'z'}1,{address:x},1")
 
-    def step(self, cpu: str) -> None:
+    def step(self, cpu: str) -> Stop:
         """One instruction of one CPU, whatever breakpoint is there; the others stand."""
         self._send(f"vCont;s:{cpu}")
-        self.wait()
+        return self.wait()
 
     def go(self, *cpus: str) -> None:
         """Let these CPUs run, or all; returns at once."""

@@ -541,3 +541,20 @@ def test_any_events_at_all_make_a_story(events: list[ev.Event]) -> None:
     for call in story.calls.values():
         assert tuple(story.steps(call)) == CALL_STEPS
         call.linkage()
+
+
+def test_a_hold_before_its_call_has_a_number_is_of_the_next_that_its_thread_begins() -> None:
+    at_entry = ev.Held(
+        t=T, call=0, point="USER_EXEC", pid=PID, tid=PID, state="R", wchan="", how="frozen",
+        symbol="__sys_socket", at="entry", since=T, snap=ev.Snapshot(),
+    )  # fmt: skip
+    go = ev.Released(
+        t=T, call=0, point="USER_EXEC", pid=PID, tid=PID, by="user", held=1, snap=ev.Snapshot()
+    )
+    (enter,) = (event for event in good_call(1) if isinstance(event, ev.Enter))
+    elsewhere = msgspec.structs.replace(enter, tid=PID + 1)
+    story = Story.of([*beginning(), at_entry, go, elsewhere])
+    assert [hold.call for hold in story.holds] == [0]
+    for event in (*good_call(2, T + 1), *good_call(3, T + 2)):
+        story.feed(event)
+    assert [hold.call for hold in story.holds] == [2]

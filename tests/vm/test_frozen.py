@@ -289,8 +289,10 @@ def test_threads_are_held_one_after_the_other(frozen: Agent) -> None:
     missing = sum(max(0, len(story.calls) - counts[at]) for at in CALL)
     untold = [e for e in story.log if isinstance(e, ev.Note) and "it was not held" in e.text]
     assert missing <= len(CALL) * len(untold), (counts, untold)
-    inside = [hold for hold in holds if place(hold) in CALL[1:]]
-    assert all(story.calls[hold.call].enter.tid == hold.tid for hold in inside)
+    inside = [hold for hold in story.holds if place(hold.event) in CALL]
+    assert all(story.calls[hold.call].enter.tid == hold.event.tid for hold in inside)
+    begun = [hold.call for hold in inside if place(hold.event) == CALL[0]]
+    assert len(begun) == len({*begun}), "each call began once"
 
 
 def test_a_restart_while_frozen_is_not_held_up_by_the_old_program_s_cleanup(frozen: Agent) -> None:
