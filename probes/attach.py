@@ -130,10 +130,16 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
     for number, found in enumerate(FIELDS):
         values[f"FIELD_{found.layer}_{found.name}"] = number
     lists: dict[str, list[str]] = {layer: [] for layer in STRUCTS}
+    bits = dict.fromkeys(STRUCTS, 0)
     for number, found, at in fields(btf):
         lists[found.layer].append(f"F({number},{at},{found.field.size})")
+        bits[found.layer] |= 1 << number
+    values |= {f"{layer.upper()}_BITS": mask for layer, mask in bits.items()}
+    values["F_REF"] = int(btf.offset("file", "f_ref") is not None)
     release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
     values["CACHE_ARG"] = int(release >= (6, 1))  # kmem_cache_alloc's third argument since 6.1
+    # "mm: emit the "free" trace report before freeing memory in kmem_cache_free()" (v5.16)
+    values["FREED_BEFORE"] = int(release < (5, 16))
     for number, point in enumerate(backend.points):
         values[f"P_{point.name}"] = number
     for number, kind in enumerate(MADE):

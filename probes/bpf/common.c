@@ -149,30 +149,69 @@ static __attribute__((always_inline)) inline struct event *begin(u32 point, stru
 						       (void *)(base + (offset)))                  \
 			   << (number);
 
-/* Read the fields of these layers (0: not there), but those whose bits are in `unset`: what the
- * kernel has not set yet at this point is slab leftovers, and no value. */
-static __attribute__((always_inline)) inline void read_fields(struct event *e, u64 file, u64 socket,
-							      u64 sock, u64 unset)
+/* Whether the object that the event's call made in this slab object is not freed.
+ *
+ * Asked after its fields were read: until the tracepoint of its free, which comes before the free,
+ * the memory is nobody else's. So no other CPU can free it between the reading and the question. RCU
+ * alone would not do: SLAB_TYPESAFE_BY_RCU (the socks of TCP, files since 6.12) keeps the type of the
+ * memory, not its owner. */
+static __attribute__((always_inline)) inline int is_alive(struct event *e, u64 slab)
 {
+	struct object *object = objects.lookup(&slab);
+
+	return object && object->t0 == e->t0 && object->tid == e->owner_tid;
+}
+
+static __attribute__((always_inline)) inline u32 inode_count(u64 socket)
+{
+	u32 count = 0;
+	bpf_probe_read_kernel(&count, sizeof(count),
+			      (void *)(socket - OFF_socket_alloc_socket +
+				       OFF_socket_alloc_vfs_inode + OFF_inode_i_count));
+	return count;
+}
+
+/* f_count; since Linux 6.13 f_ref, which counts from 0 and is dead above (linux/file_ref.h). */
+#define NO_REFERENCE(f_count) (F_REF ? (f_count) >= 0xc000000000000000ULL : !(f_count))
+
+/* Read the fields of these layers (0: not there), but those whose bits are in `unset`: what the
+ * kernel has not set yet at this point is slab leftovers, and no value.
+ *
+ * An object that is freed keeps its address in the event, and has no fields. So does one whose last
+ * reference is gone, as RCU frees most of them later; but not in the functions that destroy it: they
+ * have it `at_hand`, BIT(layer). */
+static __attribute__((always_inline)) inline void read_fields(struct event *e, u64 file, u64 socket,
+							      u64 sock, u64 unset, u32 at_hand)
+{
+	u32 destroyed;
 	u64 base;
 	e->layer[LAYER_FILE] = file;
 	e->layer[LAYER_SOCKET] = socket;
 	e->layer[LAYER_SOCK] = sock;
 	if ((base = file)) {
 		FILE_FIELDS(F)
+		destroyed = NO_REFERENCE(e->field[FIELD_file_f_count]) && !(at_hand & BIT(LAYER_FILE));
+		if (destroyed || !is_alive(e, file))
+			e->have &= ~FILE_BITS;
 	}
 	if ((base = socket)) {
 		SOCKET_FIELDS(F)
+		destroyed = !inode_count(socket) && !(at_hand & BIT(LAYER_SOCKET));
+		if (destroyed || !is_alive(e, socket - OFF_socket_alloc_socket))
+			e->have &= ~SOCKET_BITS;
 	}
 	if ((base = sock)) {
 		SOCK_FIELDS(F)
+		destroyed = !e->field[FIELD_sock_skc_refcnt] && !(at_hand & BIT(LAYER_SOCK));
+		if (destroyed || !is_alive(e, sock))
+			e->have &= ~SOCK_BITS;
 	}
 }
 
 /* All layers that the call has made so far. */
 static __attribute__((always_inline)) inline void read_layers(struct event *e, struct call *call)
 {
-	read_fields(e, call->file, call->socket, call->sock, 0);
+	read_fields(e, call->file, call->socket, call->sock, 0, 0);
 }
 
 static __attribute__((always_inline)) inline u64 files_of_current(void)

@@ -43,14 +43,17 @@ static __attribute__((always_inline)) inline struct event *held(u32 point, struc
 	if (!e)
 		return 0;
 	e->object = HOLD;
+	/* An inode's free security hook is of its destruction. */
+	u32 at_hand = HOLD == HOLD_INODE_FREE ? BIT(LAYER_SOCKET) : 0;
 	if (call) {
-		read_layers(e, call);
+		read_fields(e, call->file, call->socket, call->sock, 0, at_hand);
 	} else {
 		u64 socket = inode - OFF_socket_alloc_vfs_inode + OFF_socket_alloc_socket;
 		e->t0 = object->t0;
 		e->owner_pid = object->pid;
 		e->owner_tid = object->tid;
-		read_fields(e, deref(socket, OFF_socket_file), socket, deref(socket, OFF_socket_sk), 0);
+		read_fields(e, deref(socket, OFF_socket_file), socket, deref(socket, OFF_socket_sk), 0,
+			    at_hand);
 	}
 	return e;
 }

@@ -107,7 +107,7 @@ EXIT(sock_alloc)
 	struct event *e = begin(P_SOCK_ALLOC, call);
 	if (!e)
 		return 0;
-	read_fields(e, 0, socket, 0, BIT(FIELD_socket_type)); /* type is not set yet */
+	read_fields(e, 0, socket, 0, BIT(FIELD_socket_type), 0); /* type is not set yet */
 	obey(e);
 	finish(ctx, e);
 	return 0;
@@ -138,8 +138,6 @@ static __attribute__((always_inline)) inline int created(void *ctx, u32 point, s
 		return 0;
 	e->ret = ret;
 	e->have |= BIT(HAVE_RET);
-	if (ret < 0)
-		call->sock = 0; /* create() freed what it had allocated */
 	read_layers(e, call);
 	obey(e);
 	finish(ctx, e);
@@ -331,19 +329,22 @@ ENTRY(cleanup)
 	e->owner_tid = found->tid;
 	/* From the object at hand along the links, as they are now. */
 	u64 file = 0, socket = 0, sock = 0;
+	u32 at_hand = BIT(LAYER_SOCK);
 	if (found->kind == KIND_FILE) {
 		file = slab;
 		socket = deref(file, OFF_file_private_data);
+		at_hand = BIT(LAYER_FILE);
 	}
 	if (found->kind == KIND_SOCKET) {
 		socket = slab + OFF_socket_alloc_socket;
 		file = deref(socket, OFF_socket_file);
+		at_hand = BIT(LAYER_SOCKET) | BIT(LAYER_FILE); /* __fput() cuts socket.file */
 	}
 	if (found->kind == KIND_SOCK)
 		sock = slab;
 	else
 		sock = deref(socket, OFF_socket_sk);
-	read_fields(e, file, socket, sock, 0);
+	read_fields(e, file, socket, sock, 0, at_hand);
 	if (is_tracee())
 		obey(e);
 	finish(ctx, e);

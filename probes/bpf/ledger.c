@@ -9,20 +9,24 @@ static __attribute__((always_inline)) inline void freed(void *ctx, int kfree, u6
 
 	if (!found)
 		return;
-	struct event *e = begin(kfree ? P_FREE_KMALLOC : P_FREE_SOCKET + found->kind, 0);
+	u32 kind = found->kind;
+	struct event *e = begin(kfree ? P_FREE_KMALLOC : P_FREE_SOCKET + kind, 0);
 	if (e) {
 		e->t0 = found->t0;
 		e->owner_pid = found->pid;
 		e->owner_tid = found->tid;
-		e->kind = found->kind;
+		e->kind = kind;
 		e->fd = found->fd;
 		e->site = site;
 		e->object = ptr;
-		u64 socket = found->kind == KIND_SOCKET ? ptr + OFF_socket_alloc_socket : 0;
+	}
+	if (FREED_BEFORE && !kfree)
+		objects.delete(&ptr);
+	if (e) {
+		u64 socket = kind == KIND_SOCKET ? ptr + OFF_socket_alloc_socket : 0;
 		if (socket)
 			e->object = socket;
-		read_fields(e, found->kind == KIND_FILE ? ptr : 0, socket,
-			    found->kind == KIND_SOCK ? ptr : 0, 0);
+		read_fields(e, kind == KIND_FILE ? ptr : 0, socket, kind == KIND_SOCK ? ptr : 0, 0, ~0);
 		if (is_tracee())
 			obey(e);
 		finish(ctx, e);

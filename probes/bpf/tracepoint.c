@@ -49,7 +49,7 @@ static __attribute__((always_inline)) inline void made_sock(void *ctx, u32 point
 	e->site = site;
 	e->object = ptr;
 	/* The sock itself is not initialised yet: its fields are no values. */
-	read_fields(e, 0, call->socket, 0, 0);
+	read_fields(e, 0, call->socket, 0, 0, 0);
 	obey(e);
 	finish(ctx, e);
 }
@@ -101,9 +101,9 @@ int cache_alloc(struct bpf_raw_tracepoint_args *ctx)
 	if (point == P_SOCK_ALLOC) /* nothing is initialised yet: only the address is a value */
 		e->layer[LAYER_SOCKET] = call->socket;
 	else if (point == P_LSM_INODE) /* inside sock_alloc(): type is not set yet */
-		read_fields(e, 0, call->socket, 0, BIT(FIELD_socket_type));
+		read_fields(e, 0, call->socket, 0, BIT(FIELD_socket_type), 0);
 	else
-		read_fields(e, 0, call->socket, call->sock, 0);
+		read_fields(e, 0, call->socket, call->sock, 0, 0);
 	if (point == P_FILE) /* the struct file is not initialised yet */
 		e->layer[LAYER_FILE] = ptr;
 	obey(e);

@@ -28,6 +28,7 @@ from probes.vm.kprobes import Kprobes, Place
 from probes.vm.unwind import Unwinder
 from recordings import commands as cmd
 from recordings import events as ev
+from recordings.layers import LAYERS, Kind
 from recordings.steps import STEPS
 from recordings.stream import encode
 
@@ -69,18 +70,18 @@ class _Call:
     tid: int
     number: int = 0
     socket: int = 0
+    sock: int = 0
     file: int = 0
     created: bool = False
     # return slot, function, where it truly returns to
     frames: list[tuple[int, str, int]] = field(default_factory=list)
 
-    def of(self, guest: Guest) -> tuple[int, int, int]:
-        return self.file, self.socket, guest.field(self.socket, "socket.sk")
-
 
 @dataclass
 class _Hit:
-    """A task of the tracee's came to a point. `layers`: the addresses of file, socket, sock."""
+    """A task of the tracee's came to a point. `layers`: the addresses of file, socket, sock;
+    `at_hand`: those of them that the function there destroys.
+    """
 
     cpu: str
     task: int
@@ -91,6 +92,7 @@ class _Hit:
     registers: dict[str, int]
     ip: int  # where it is: `rip`, or where the function that has returned was called
     of: _Call | None = None  # the call that it is in, or whose object this is about
+    at_hand: tuple[str, ...] = ()
     fd: int | None = None
     step: str = ""
     since: int = 0  # ns, of this machine's clock: the frozen one's stands
@@ -125,7 +127,7 @@ class Frozen:
         self._calls: dict[int, _Call] = {}  # tid → the call it is in
         self._untold: list[_Call] = []  # begun, and the agent has not told of that yet
         self._newest = 0  # of the calls that it told of
-        self._objects: dict[int, tuple[str, _Call]] = {}  # slab address → kind, call
+        self._objects: dict[int, tuple[str, _Call]] = {}  # slab address → kind, whose it is
         self._owed: set[tuple[int, str | int]] = set()  # (tid, step): passed, not told of yet
         self._limit: tuple[int, int, int] | None = None  # tid, task, what to put back
         self._held: _Hit | None = None
@@ -544,13 +546,13 @@ class Frozen:
                 call.socket = result
                 if result:
                     self._own("socket", result, call)
-            case "__sock_create", _:
-                if call.created or not call.socket:
-                    return None
+            case "__sock_create", _ if call.created or not call.socket:
+                return None
             case "sock_alloc_file", _:
                 if result < _ERRORS:
                     call.file = result
                     self._own("file", result, call)
+                    self._created(call)
             case "fd_install", _:
                 if guest.field(registers["rsi"], "file.private_data") != call.socket:
                     return None
@@ -561,15 +563,24 @@ class Frozen:
                 hit.fd = result if result < _ERRORS and result < 1 << 31 else None
             case _, "entry":
                 call.created = True
-        hit.of, hit.layers = call, call.of(guest)
-        if hit.layers[2]:
-            self._own("sock", hit.layers[2], call)
+            case _, _:
+                if not result >> 31 & 1:
+                    self._created(call)
+        hit.of, hit.layers = call, (call.file, call.socket, call.sock)
         return hit
 
+    def _created(self, call: _Call) -> None:
+        """The family's function succeeded; one that fails may leave a pointer to a freed sock."""
+        if not call.sock and (sock := self._guest.field(call.socket, "socket.sk")):
+            call.sock = sock
+            self._own("sock", sock, call)
+
     def _own(self, kind: str, address: int, call: _Call) -> None:
-        offsets = self._guest.marks.offsets
-        slab = address - offsets["socket_alloc.socket"] if kind == "socket" else address
-        self._objects[slab] = kind, call
+        self._objects[self._slab(kind, address)] = kind, call
+
+    def _slab(self, kind: str, address: int) -> int:
+        offset = self._guest.marks.offsets["socket_alloc.socket"] if kind == "socket" else 0
+        return address - offset
 
     def _cleanup(self, hit: _Hit, symbol: str) -> _Hit | None:
         """A cleanup function was entered: for an object of ours, in whatever task."""
@@ -587,9 +598,11 @@ class Frozen:
             del self._objects[slab]
         file = slab if kind == "file" else 0
         socket = guest.field(file, "file.private_data")
+        hit.at_hand = (kind,)
         if kind == "socket":
             socket = slab + offsets["socket_alloc.socket"]
             file = guest.field(socket, "socket.file")
+            hit.at_hand = "socket", "file"  # __fput() cuts socket.file
         sock = slab if kind == "sock" else guest.field(socket, "socket.sk")
         hit.layers = file, socket, sock
         return hit
@@ -601,6 +614,24 @@ class Frozen:
         if hit.point.symbol == "get_signal":
             return hit if self._guest.dies(hit.task) else None
         return hit if files else None
+
+    def _snapshot(self, hit: _Hit) -> ev.Snapshot:
+        """The layers as bpf/common.c reads them: no field of what is freed, or waits for RCU."""
+        guest, marks = self._guest, self._guest.marks
+        unset = {"type"} if hit.point.name == "SOCK_ALLOC" else set()
+        snap = guest.snapshot(*hit.layers, hit.task, hit.fd, unset)
+        file, socket, sock = hit.layers
+        inode = self._slab("socket", socket) + marks.offsets["socket_alloc.vfs_inode"]
+        counts: dict[Kind, tuple[int, int | None]] = {
+            "file": (file, snap.file.f_count if snap.file else None),
+            "socket": (socket, guest.field(inode, "inode.i_count", 4) if socket else None),
+            "sock": (sock, snap.sock.skc_refcnt if snap.sock else None),
+        }
+        for kind, (address, count) in counts.items():
+            alive = count and self._objects.get(self._slab(kind, address)) == (kind, hit.of)
+            if address and not alive and kind not in hit.at_hand:
+                setattr(snap, kind, LAYERS[kind](at=hex(address)))
+        return snap
 
     # -- holds ---------------------------------------------------------------------------
 
@@ -686,15 +717,13 @@ class Frozen:
         hit.since = time.monotonic_ns()
         assert self._gdb is not None
         self._gdb.registers(hit.cpu)  # whose memory is read
-        unset = {"type"} if point.name == "SOCK_ALLOC" else set()
         pending, shared, blocked = guest.signals(hit.task)
         fds, fds_cut = guest.fds(hit.task)
         self._unwind(hit)
         self._unsaid = ev.Held(
             t=self._t, call=0, point=hit.step, pid=hit.pid, tid=hit.tid,
             how="frozen", symbol=point.symbol, at=point.at, state="R", wchan="",
-            since=self._t, stack=-self._stacks,
-            snap=guest.snapshot(*hit.layers, hit.task, hit.fd, unset),
+            since=self._t, stack=-self._stacks, snap=self._snapshot(hit),
             registers={name: hex(hit.registers[name]) for name in _SHOWN},
             pending=pending, shared=shared, blocked=blocked, fds=fds, fds_cut=fds_cut,
         )  # fmt: skip

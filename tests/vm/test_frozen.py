@@ -19,6 +19,7 @@ from recordings.story import Story
 from recordings.verdict import judge
 from tests import ROOT
 from tests.agent import LIVING, PROGRAMS, SOCKET_TEST, Agent, agent
+from tests.freed import read_after_free
 from tests.vms import vm_kernel
 
 FREEZE = ("--freeze", "--backend", "kprobe")
@@ -39,6 +40,7 @@ CLOSE = [
     ("CLEANUP_SK_DESTRUCT", "__sk_destruct", "entry"),
     ("CLEANUP_IPUT", "iput", "entry"),
 ]
+RELEASE = ("CLEANUP_SOCK_RELEASE", "CLEANUP_PUT_UNUSED_FD")
 RCU = ("CLEANUP_SOCK_FREE_INODE", "sock_free_inode", "entry")  # some time after
 
 
@@ -128,6 +130,7 @@ def held_at_every_step(frozen: Agent, cut: bool = False) -> None:
     assert [place(hold) for hold in holds if place(hold) != RCU] == [*CALL, *CLOSE]
     assert place(holds[-1]) == RCU
     assert judge(story).verdict == "PASS", judge(story)
+    assert read_after_free(story.log) == []
     assert all(made.free is not None for made in story.ledger)
     compared, stacks = 0, set()
     for hold in holds:
@@ -234,6 +237,24 @@ def test_what_is_refused_while_frozen_is_met_by_this_very_call(
     assert second.result == 3, "and by no other"
     refused = [e for e in frozen.story.log if isinstance(e, ev.Inject)]
     assert [(e.hook, e.armed, e.call) for e in refused] == [(hook, True, None), (hook, False, 1)]
+    leak_free(frozen.story)
+
+
+def test_what_was_freed_is_not_read_where_it_is_held_next(frozen: Agent) -> None:
+    restart(frozen, str(PROGRAMS / "sock"), "2", "1", "0", stops=("STEP_13", *RELEASE))
+    assert held(frozen) is not None
+    frozen.say(cmd.Refuse(hook="security_file_alloc", errno=errno.EACCES), cmd.Continue())
+    holds = {}
+    while (hold := held(frozen)) is not None:
+        holds[hold.symbol] = hold
+        frozen.say(cmd.Continue())
+    before, after = holds["__sock_release"].snap, holds["put_unused_fd"].snap
+    assert before.socket is not None
+    assert before.sock is not None
+    assert before.socket.sk == before.sock.at
+    assert after.socket == ev.Socket(at=before.socket.at), "only its address"
+    assert after.sock == ev.Sock(at=before.sock.at)
+    assert read_after_free(frozen.story.log) == []
     leak_free(frozen.story)
 
 

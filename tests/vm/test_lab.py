@@ -21,6 +21,7 @@ from recordings.stream import read
 from recordings.verdict import judge
 from tests import ROOT
 from tests.agent import needs_root
+from tests.freed import read_after_free
 from tests.vm.leaks_guest import EDGES, LEFT
 from tests.vms import ALL, in_vm, once, tried, vm_kernel
 
@@ -74,6 +75,7 @@ def test_an_experiment_on_a_stock_kernel(name: str, which: str) -> None:
     assert outcome["errno"] == experiment.expected(release)
     story = Story.of(read(Path(outcome["recording"])))
     assert judge(story).verdict == "PASS"
+    assert read_after_free(story.log) == []
     for text in (text for text in experiment.inject if "=" in text):
         fired = [e for e in story.log if getattr(e, "hook", "") == text.partition("=")[0]]
         assert any(not e.armed for e in fired), "the refusal itself is in the recording"
