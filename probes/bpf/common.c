@@ -68,6 +68,7 @@ struct call {
 
 struct object {
 	u64 t0;
+	u64 seen; /* BIT(point): the cleanup functions that it came to */
 	u32 pid, tid, kind;
 	s32 fd;
 };

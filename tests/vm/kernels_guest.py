@@ -25,12 +25,17 @@ ROOT = Path(__file__).parent.parent.parent
 PATIENCE = 200  # seconds for one recording, in emulation
 
 
+def plainly(*words: str) -> list[str]:
+    return [sys.executable, "-m", *words]
+
+
 class Agent:
     """An agent, spoken to as the recording format says, without decoding what need not be."""
 
-    def __init__(self, options: list[str], argv: list[str]) -> None:
+    def __init__(self, module: str, options: list[str], argv: list[str]) -> None:
+        start = isolated.command if module.startswith("probes.") else plainly
         self.process = subprocess.Popen(
-            isolated.command("probes.cli", "agent", *options, "--", *argv),
+            start(module, "agent", *options, "--", *argv),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
         self.rest = b""
@@ -110,7 +115,8 @@ def section(plan: dict, results: Results, witness: Witness) -> None:
             for path, text in run.get("write", {}).items():
                 Path(path).write_text(text)
             if agent is None:
-                agent = Agent(plan["options"], run["argv"])
+                module = plan.get("agent", "probes.cli")
+                agent = Agent(module, plan["options"], run["argv"])
             else:
                 agent.say(cmd="restart", argv=run["argv"])
             results.add(f"{run['name']}.jsonl", agent.record(run.get("stops", False)))
