@@ -5,11 +5,15 @@ from __future__ import annotations
 import codecs
 import contextlib
 import ctypes as ct
+import gc
 import os
 import platform
+import resource
 import select
 import signal
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,8 +29,10 @@ from probes.hold import why_not as why_no_hold
 from probes.kallsyms import Kallsyms
 from probes.landmarks import Named, landmarks
 from probes.launcher import Launcher
-from probes.tracee import Stdin, Tracee, TraceeError
+from probes.spool import LOOK_AGAIN
+from probes.tracee import Stdin, Tracee, TraceeError, started
 from probes.vm import AGENT_CPU
+from probes.waiting import Waiting
 from recordings import __version__
 from recordings import commands as cmd
 from recordings import events as ev
@@ -36,8 +42,12 @@ from recordings.stream import encode
 
 GRACE = 10.0  # seconds to wait, after the tracee's end, for RCU to free what it had
 GRACE_CUT = 2.0  # the same where events were lost, frees perhaps, or a command waits for it
+SLICE = 0.02  # seconds of decoding between two looks at all else
+FLOOD = 1 << 16  # bytes that came at once: the tracee is busy
+STARVED = 0.25  # seconds until something is decoded all the same
 SOON = 0.01  # seconds between two looks at what tells nobody that it is ready
 STANDS = 1.0  # seconds in which one that took a SIGSTOP stands, if no SIGCONT came
+LEAVING = 0.25  # seconds to decode what was captured, when we leave before the program's end
 MAX_COMMAND = 1 << 23  # bytes; ARG_MAX allows a restart's argv 6 MiB at most
 LAST = 10.0  # seconds that a reader has for our last words
 _MEMBARRIER_CMD_GLOBAL, _SYS_MEMBARRIER = 1, 324
@@ -59,11 +69,13 @@ class Agent:
         hold: float | None = None,
         freeze: bool = False,
         stdin: Stdin = "terminal",
+        lossy: bool = False,
     ) -> None:
         """`hold`: hold at every point, for so many seconds, MOST at most; None: nowhere.
 
         `freeze`: the machine is held at every step, from outside: stop nowhere, and tell where
-        things are. `stdin`: what the tracee reads from.
+        things are. `stdin`: what the tracee reads from. `lossy`: events are lost where the tracee
+        is faster than we are; else it waits.
         """
         self._launcher = launcher
         self._argv = argv
@@ -81,8 +93,12 @@ class Agent:
         if not freeze:
             self._stops = {id for id in STEPS if id.startswith(("STEP_", "CLEANUP_"))}
         self._freeze = freeze
+        self._lossless = not (lossy or freeze)
         self._stdin: Stdin = stdin
         self._children: dict[int, int] = {}  # followed: pid → pidfd, taken at the fork
+        self._followed: set[int] = set()  # the same, as far as the stream has told of them
+        self._stop_untold: ev.State | None = None  # of the tracee: it only waits for us
+        self._decoded = 0.0  # when something was decoded last
         self._stopping: dict[int, float] = {}  # who took a SIGSTOP: looked at till then
         self._stood: set[int] = set()  # and who stands
         self._deadline: float | None = None  # of the wait for RCU after the program's end
@@ -124,7 +140,9 @@ class Agent:
         if self._leaving:
             raise Interrupted(signal.SIGTERM)
         try:
-            attached = Attached(self._backend, self._symbols, self._raw, self._follow_forks)
+            attached = Attached(
+                self._backend, self._symbols, self._raw, self._early, self._follow_forks
+            )
         except OSError as error:
             raise AttachError(f"the probes cannot be attached: {error.strerror}") from error
         self._interruptible = False
@@ -136,27 +154,34 @@ class Agent:
                     attached.refuse(hook, 0, 0)
             marks = landmarks(self._symbols, attached)
             self._out.append(msgspec.json.encode(marks))
-        attached.follow(self._tracee.pid)
+        spool = attached.spool
+        self._follow()
         for id in self._stops:
             self._set_stop(id, True)
         self._holds = Holds(
             attached, self._hold or 0, self._emit, lambda frames: self._decoder.named_stack(frames)
         )
         self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
+        self._waiting = Waiting(attached, self._processes, self._emit)
         self._begin()
         silent: Tracee | None = None  # whose terminal was closed
-        more = False
+        taken, decoding = 0, False
         while not self._leaving:
             tracee, region = self._tracee, self._holds.faulting
-            fds = [attached.ring_fd, self._wake, *([] if self._hung_up else [0])]
+            fds = [self._wake, *([] if self._hung_up else [0])]
+            if not taken:  # else it may be filled without waking us up
+                fds.append(attached.ring_fd)
             if tracee is not silent:
                 fds.append(tracee.master)
             if region is not None:
                 fds.append(region.fd)
             settling = self._deadline is not None and not self._settled
             soon = SOON if self._stopping or tracee.unread or settling else 1.0
-            ready = _readable(fds, 0 if more else self._holds.due(soon))
-            more = attached.poll()
+            if taken or not spool.empty:
+                soon = LOOK_AGAIN
+            ready = _readable(fds, 0 if decoding else self._holds.due(soon))
+            taken = spool.take()
+            self._stay_stopped(self._waiting.look())
             self._holds.look()
             self._holds.tick()
             if tracee is not silent and tracee.master in ready and not self._drain_output():
@@ -171,8 +196,11 @@ class Agent:
                 break
             self._tracee.feed()
             self._look_after_children()
-            if self._over:
+            if self._over and (spool.empty or self._pending is not None):
                 self._settle()
+            if decoding := self._may_decode(taken):
+                spool.decode(SLICE)
+                decoding = not spool.empty
             self._after_calls()
             self._count_lost()
             self._flush()
@@ -182,6 +210,13 @@ class Agent:
     # -- what goes out -------------------------------------------------------------------
 
     def _emit(self, event: ev.Event) -> None:
+        """Send it after everything that was captured before."""
+        if self._attached is None:
+            self._write(event)
+        else:
+            self._attached.spool.after(partial(self._write, event))
+
+    def _write(self, event: ev.Event) -> None:
         self._out.append(encode(event))
 
     def _flush(self) -> None:
@@ -235,7 +270,38 @@ class Agent:
 
     def _new_decoder(self) -> Decoder:
         assert self._attached is not None
-        return Decoder(self._backend, self._symbols, self._attached.f_ref, self._emit)
+        return Decoder(self._backend, self._symbols, self._attached.f_ref, self._write)
+
+    def _may_decode(self, taken: int) -> bool:
+        """While the tracee is busy most of the CPUs' time is its own: decode a little, now and
+        then, so that somebody who watches sees something."""
+        assert self._attached is not None
+        now = time.monotonic()
+        if taken < FLOOD or self._waiting.on or now - self._decoded > STARVED:
+            self._decoded = now
+            return not self._attached.spool.empty
+        return False
+
+    def _early(self, raw: Raw) -> None:
+        """A fork or an exit, as soon as it is out of the ring: its pid may be another's soon."""
+        if self._backend.points[raw.point].name == "TASK_EXIT":
+            if not raw.left and (pidfd := self._children.pop(raw.owner_pid, None)) is not None:
+                self._tracee.forget_child(raw.owner_pid)
+                os.close(pidfd)
+            return
+        if not self._follow_forks:
+            return
+        assert self._attached is not None
+        child, ticks = int(raw.object), raw.site // (10**9 // os.sysconf("SC_CLK_TCK"))
+        with contextlib.suppress(OSError):  # it has ended already
+            pidfd = os.pidfd_open(child)
+            if started(child) != ticks:
+                os.close(pidfd)
+                return
+            self._children[child] = pidfd
+            self._tracee.guard_child(child, ticks)
+            if self._lossless:
+                self._attached.guard(child)
 
     def _raw(self, raw: Raw) -> None:
         decoder = self._decoder
@@ -245,11 +311,9 @@ class Agent:
             self._arm_signal(step, raw.signo, left)  # the step's other points count along
         while decoder.forks:
             parent, child = decoder.forks.pop()
-            self._emit(ev.Fork(t=raw.t, pid=parent, child=child, followed=self._follow_forks))
+            self._write(ev.Fork(t=raw.t, pid=parent, child=child, followed=self._follow_forks))
             if self._follow_forks:
-                with contextlib.suppress(OSError):  # it may be gone already
-                    self._children[child] = os.pidfd_open(child)
-                    self._tracee.guard_child(child)
+                self._followed.add(child)
         while decoder.holds:
             self._holds.heard(decoder.holds.pop(0))
         while decoder.execs:
@@ -261,12 +325,10 @@ class Agent:
                 self._stopping[pid] = time.monotonic() + STANDS
 
     def _ended(self, pid: int, t: int) -> None:
-        """A process is no more: its number may be another's soon."""
-        assert self._attached is not None
-        self._attached.follow(pid, False)
-        if (pidfd := self._children.pop(pid, None)) is not None:
+        """A process is no more."""
+        if pid in self._followed:
+            self._followed.discard(pid)
             self._stopping.pop(pid, None)
-            os.close(pidfd)
             self._emit(ev.State(t=t, pid=pid, state="exited"))
 
     def _drain_output(self) -> bool:
@@ -293,31 +355,66 @@ class Agent:
     def _look_after(self) -> None:
         while (state := self._tracee.wait()) is not None:
             assert self._attached is not None
-            if state.state != "running":
-                self._attached.drain()  # what led to this state comes before it
-            if state.state == "stopped":
-                self._attached.stop_everywhere(False)
-                state.why = self._why_stopped(state)
-                self._drain_output()
-            if state.state == "exited":
-                while self._drain_output():
-                    pass
-            if state.state != "running" or not self._running:  # we said so when we resumed it
-                self._emit(state)
-            self._running = state.state == "running"
-            if state.state == "exited":
-                self._holds.gone()
-                self._ended(state.pid, state.t)  # what told of it may be lost
-                if self._children:
-                    self._note(f"{len(self._children)} of its children live on, and are followed")
+            if state.state == "stopped" and self._waiting.made(state.pid):
+                self._stop_untold = state
+                continue
+            self._stop_untold = None
+            self._became(state)
+
+    def _became(self, state: ev.State) -> None:
+        """The tracee has a new state. What led to it is told before it."""
+        assert self._attached is not None
+        if state.state != "running":
+            self._attached.spool.take()
+        if state.state == "stopped":
+            self._attached.stop_everywhere(False)
+            self._drain_output()
+        if state.state == "exited":
+            while self._drain_output():
+                pass
+        self._attached.spool.after(partial(self._tell_state, state))
+
+    def _tell_state(self, state: ev.State) -> None:
+        if state.state == "stopped":
+            state.why = self._why_stopped(state)
+        if state.state != "running" or not self._running:  # we said so when we resumed it
+            self._write(state)
+        self._running = state.state == "running"
+        if state.state == "exited":
+            self._holds.gone()
+            if self._children:
+                self._note(f"{len(self._children)} of its children live on, and are followed")
+
+    def _stay_stopped(self, pids: list[int]) -> None:
+        """They were to go on, but somebody else has stopped them."""
+        for pid in pids:
+            if pid in self._children:
+                self._stopping[pid] = time.monotonic() + STANDS
+            elif self._stop_untold is not None:
+                state, self._stop_untold = self._stop_untold, None
+                self._became(state)
+
+    def _processes(self) -> Iterator[tuple[int, int]]:
+        """All that is traced: pid and pidfd."""
+        if not self._tracee.reaped:
+            yield self._tracee.pid, self._tracee.pidfd
+        yield from list(self._children.items())
+
+    def _follow(self) -> None:
+        """Trace the tracee: it is new, and has not run yet."""
+        assert self._attached is not None
+        self._attached.follow(self._tracee.pid)
+        if self._lossless:
+            self._attached.guard(self._tracee.pid)
 
     def _look_after_children(self) -> None:
         """They are not ours to wait for: one that took a SIGSTOP is looked at until it stands."""
         assert self._attached is not None
         if self._lossy and (ends := _readable([*self._children.values()], 0)):
-            self._attached.drain()  # what told of an end may be lost
+            self._attached.spool.take()  # what told of an end may be lost
             for pid in [pid for pid, pidfd in self._children.items() if pidfd in ends]:
-                self._ended(pid, time.monotonic_ns())
+                os.close(self._children.pop(pid))
+                self._attached.spool.after(partial(self._ended, pid, time.monotonic_ns()))
         for pid, until in list(self._stopping.items()):
             stat = ""
             with contextlib.suppress(OSError):  # its end is told by its own event
@@ -351,6 +448,15 @@ class Agent:
         """After the end, at each round: wait for RCU to free what the tracee had, then finish."""
         assert self._attached is not None
         if not self._settled:
+            if not self._attached.spool.empty and (
+                self._deadline is None or time.monotonic() < self._deadline
+            ):
+                if self._deadline is None:
+                    self._deadline = time.monotonic() + GRACE_CUT
+                return
+            if count := self._attached.spool.drop():
+                what = "events that a command did not wait for"
+                self._emit(ev.Lost(t=time.monotonic_ns(), count=count, what=what))
             if self._deadline is None:
                 self._count_lost()
                 hurry = self._lossy or self._pending is not None
@@ -391,15 +497,19 @@ class Agent:
         assert self._attached is not None
         self._attached.stop_everywhere(everywhere)
         if not self._tracee.exited:
-            self._emit(ev.State(t=time.monotonic_ns(), pid=self._tracee.pid, state="running"))
+            running = ev.State(t=time.monotonic_ns(), pid=self._tracee.pid, state="running")
+            self._attached.spool.after(partial(self._tell_resumed, running))
         self._flush()
-        self._running = True
         if (limit := self._tracee.go_on()) is not None:
             self._limited(*limit)
         for pid in sorted(self._stood):
             self._emit(ev.State(t=time.monotonic_ns(), pid=pid, state="running"))
         self._stood.clear()
         self._signal_children(signal.SIGCONT)
+
+    def _tell_resumed(self, state: ev.State) -> None:
+        self._write(state)
+        self._running = True
 
     def _signal_children(self, signo: int) -> None:
         for pidfd in self._children.values():
@@ -653,7 +763,7 @@ class Agent:
         assert self._attached is not None
         for pidfd in [*self._children.values()]:
             _readable([pidfd], 1)
-        self._attached.drain()
+        self._attached.spool.take()
 
     def abandon(self) -> None:
         """Nothing could be attached: end the tracee, which has not run an instruction."""
@@ -673,6 +783,7 @@ class Agent:
         for pidfd in self._children.values():
             os.close(pidfd)
         self._children.clear()
+        self._followed.clear()
         self._stopping.clear()
         self._stood.clear()
         self._disarm()
@@ -685,7 +796,7 @@ class Agent:
             return
         self._argv = argv
         self._settled = False
-        self._attached.follow(self._tracee.pid)
+        self._follow()
         self._holds.adopt(self._tracee.region, self._tracee.why_no_region)
         self._begin()
 
@@ -700,7 +811,12 @@ class Agent:
             self._attached.close_later()
         else:
             self._attached.close()
-        self._attached.drain()
+        self._attached.spool.take()
+        self._waiting.let_go()
+        self._attached.spool.decode(LEAVING)
+        if count := self._attached.spool.drop():
+            what = "events that nobody waited for"
+            self._emit(ev.Lost(t=time.monotonic_ns(), count=count, what=what))
         self._count_lost()
         if alive:
             self._raise_limit()
@@ -730,9 +846,14 @@ def main(
     hold: float | None = None,
     freeze: bool = False,
     stdin: Stdin = "terminal",
+    lossy: bool = False,
 ) -> int:
     cannot_attach()
-    agent = Agent(launcher, argv, choose(backend)[0], follow_forks, hold, freeze, stdin)
+    gc.disable()  # no event is part of a cycle: looking for some takes half of all time
+    with contextlib.suppress(ValueError, OSError):  # a descriptor for each child that is followed
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    agent = Agent(launcher, argv, choose(backend)[0], follow_forks, hold, freeze, stdin, lossy)
     try:
         return agent.run()
     except (AttachError, BtfError, CompileError):

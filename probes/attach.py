@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes as ct
+import mmap
 import os
 import platform
 import struct
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from probes.backends import COPIES, Backend, Planned, steps_of
 from probes.bpf_syscall import (
@@ -39,12 +41,14 @@ from probes.btf import Btf, kernel_btf
 from probes.capture import Raw
 from probes.compile import compiled, relocated
 from probes.kallsyms import Kallsyms
+from probes.spool import WAKE_INTERVAL, Spool
 from recordings import events as ev
 from recordings.commands import HOLDS, REFUSALS
 from recordings.layers import FIELDS, MADE, STRUCTS, Found
 
-BATCH = 1024
-RING_PAGES = 2048  # 8 MiB: about 10 000 events
+RING_PAGES = 4096  # 16 MiB
+RING_SIZE = RING_PAGES * mmap.PAGESIZE
+RING_MARK = RING_SIZE // 2  # above it tracees wait
 
 # struct, field path → OFF_<struct>_<last part>. A name that differs between kernels lists all.
 _OFFSETS = (
@@ -56,11 +60,24 @@ _OFFSETS = (
     ("proto_ops", "release"),
     ("file_operations", "release"), ("kmem_cache", "name"), ("k_sigaction", "sa"),
     ("inode", "i_count"), ("task_struct", "signal"), ("signal_struct", "live"),
+    ("task_struct", "start_boottime"), ("task_struct", "jobctl"), ("task_struct", "ptrace"),
 )  # fmt: skip
 # The immediates in kprobe.c's code that stand for a Planned's own constants.
 _POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
+TRACEE = struct.Struct("Q6I")  # struct tracee
+_STOP_EVERYWHERE, _HOLDS_ARMED, _TRACEES_WAIT, _AGENT_PID = range(4)  # enum control
 ARM = struct.Struct("IIII")  # struct arm: stop, signo, times, pad
 REFUSAL = struct.Struct("Ii")  # struct refusal: times, error
+
+
+class JobControl(NamedTuple):
+    """Who stopped a process since its last SIGCONT: SIGSTOPs by which it `waits`, the first at
+    `since`, and other `stops`. `undone`: what `stops` was when that SIGCONT came."""
+
+    since: int
+    waits: int
+    stops: int
+    undone: int
 
 
 class AttachError(Exception):
@@ -121,6 +138,9 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
     values: dict[str, int] = {
         "EVENT_SIZE": ct.sizeof(Raw),
         "RING_PAGES": RING_PAGES,
+        "RING_SIZE": RING_SIZE,
+        "RING_MARK": RING_MARK,
+        "WAKE_INTERVAL": WAKE_INTERVAL,
         "FOLLOW_FORKS": int(follow_forks),
     }
     for owner, path in _OFFSETS:
@@ -213,12 +233,18 @@ class Attached:
     """
 
     def __init__(
-        self, backend: Backend, symbols: Kallsyms, sink: Callable[[Raw], None], follow_forks: bool
+        self,
+        backend: Backend,
+        symbols: Kallsyms,
+        sink: Callable[[Raw], None],
+        early: Callable[[Raw], None],
+        follow_forks: bool,
     ) -> None:
+        """`sink` gets each event when it is decoded; of fork and exit, `early` gets it before that:
+        as soon as it is out of the ring."""
         start = time.monotonic_ns()
         self.backend = backend
         self._symbols = symbols
-        self._sink = sink
         self.btf = kernel_btf()
         self.f_ref = self.btf.offset("file", "f_ref") is not None
         defines = _defines(backend, self.btf, symbols, follow_forks)
@@ -232,16 +258,16 @@ class Attached:
         self.refusing: set[str] = set()  # the hooks that have programs
         self._cgroup: Path | None = None  # the one that has
         self._holding: dict[str, bool] = {}  # hold points whose program is loaded → armed
-        self._failure: Exception | None = None
-        self._taken = 0
         with tracefs() as folder:
             self.probes = [self._attach(planned, folder) for planned in backend.probes]
         if not any(probe.status == "attached" for probe in self.probes):
             why = self.probes[0].why
             raise AttachError(f"no probe of backend {backend.name} could be attached: {why}")
         self.ring_fd = self._maps["events"].fd
-        self._ring = Ring(self.ring_fd, self._event)
         self._index = {point.name: number for number, point in enumerate(backend.points)}
+        numbers = {self._index[name] for name in ("FORK", "TASK_EXIT")}
+        self.spool = Spool(Ring(self.ring_fd, RING_SIZE), sink, early, numbers)
+        self._control(_AGENT_PID, os.getpid())
         self.took = time.monotonic_ns() - start
 
     def _attach(self, planned: Planned, tracefs: Path) -> ev.Probe:
@@ -307,42 +333,38 @@ class Attached:
     def _template(self, program: str, constants: dict[int, int]) -> bytes:
         return relocated(self._code.programs[program], self._map_fds, constants)
 
-    def _event(self, address: int) -> int:
-        try:
-            self._sink(Raw.from_address(address))
-        except Exception as error:  # ctypes would swallow it: poll() raises it
-            self._failure = error
-            return -1
-        self._taken += 1
-        return 0 if self._taken < BATCH else -1  # −1 ends this round
-
-    def poll(self) -> bool:
-        """Hand what waits in the ring buffer to the sink, BATCH events at most.
-
-        True if more may wait.
-        """
-        self._taken = 0
-        self._ring.consume()
-        if self._failure is not None:
-            raise self._failure
-        return self._taken >= BATCH
-
     def drain(self) -> None:
-        """Hand everything that waits to the sink; what comes meanwhile, perhaps.
+        """Decode everything that waits; what comes meanwhile, perhaps."""
+        self.spool.take()
+        self.spool.decode()
 
-        No more than the ring has room for: a tracee faster than us must not keep us here for ever.
-        """
-        for _ in range(RING_PAGES * 4096 // ct.sizeof(Raw) // BATCH + 1):
-            if not self.poll():
-                break
+    def _control(self, which: int, value: int) -> None:
+        self._maps["control"][which.to_bytes(4, "little")] = value.to_bytes(4, "little")
 
-    def follow(self, pid: int, yes: bool = True) -> None:
-        key = pid.to_bytes(4, "little")
-        if yes:
-            self._maps["tracees"][key] = (1).to_bytes(4, "little")
-        else:
-            with contextlib.suppress(OSError):
-                del self._maps["tracees"][key]
+    def follow(self, pid: int) -> None:
+        self._maps["tracees"][pid.to_bytes(4, "little")] = bytes(TRACEE.size)
+
+    def guard(self, pid: int) -> None:
+        """This process may be stopped: the guardian knows it."""
+        self._maps["guarded"][pid.to_bytes(4, "little")] = (1).to_bytes(4, "little")
+
+    def job_control(self, pid: int) -> JobControl:
+        """Who stopped this process since its last SIGCONT."""
+        try:
+            value = self._maps["tracees"][pid.to_bytes(4, "little")]
+        except OSError:  # it has ended
+            return JobControl(0, 0, 0, 0)
+        since, _, waits, stops, undone, _, _ = TRACEE.unpack(value)
+        return JobControl(since, waits, stops, undone)
+
+    @property
+    def waits(self) -> int:
+        """How many SIGSTOPs were sent so that tracees wait."""
+        return self._maps["waits"].total(0)
+
+    def have_wait(self, yes: bool) -> None:
+        """All guarded tracees wait, each thread from its next event on; else at RING_MARK only."""
+        self._control(_TRACEES_WAIT, int(yes))
 
     def arm(self, point: str, *, stop: bool, signo: int = 0, times: int = 0) -> None:
         """At this point: SIGSTOP if `stop`, and `signo` the next `times` times."""
@@ -359,7 +381,7 @@ class Attached:
         return self._maps[name].fd
 
     def stop_everywhere(self, yes: bool) -> None:
-        self._maps["control"][bytes(4)] = int(yes).to_bytes(4, "little")
+        self._control(_STOP_EVERYWHERE, int(yes))
 
     def refuse(self, hook: str, errno: int, times: int, cgroup: Path | None = None) -> None:
         """Have `hook` refuse with −`errno`, the next `times` times; hook "cgroup": of `cgroup`.
@@ -413,7 +435,7 @@ class Attached:
         ever = 0xFFFFFFFF
         self._maps["holds"][number.to_bytes(4, "little")] = (ever * on).to_bytes(4, "little")
         armed = any(self._holding.values())
-        self._maps["control"][(1).to_bytes(4, "little")] = int(armed).to_bytes(4, "little")
+        self._control(_HOLDS_ARMED, int(armed))
 
     def may_hold(self, pid: int, base: int, count: int) -> None:
         """The pages of this process that it can be held by; `count` 0: it cannot any more."""
@@ -434,7 +456,10 @@ class Attached:
 
     def lost(self) -> dict[str, int]:
         """Events dropped so far, by what dropped them."""
-        what = ("ring buffer", "calls map", "objects map", "returns", "pages to be held by")
+        what = (
+            "ring buffer", "calls map", "objects map", "returns", "pages to be held by",
+            "ring buffer: signals",
+        )  # fmt: skip
         return {name: self._maps["lost"].total(i) for i, name in enumerate(what)}
 
     def hits(self) -> dict[str, tuple[int, int]]:

@@ -14,12 +14,10 @@ import mmap
 import os
 import platform
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import msgspec
-
-from probes.btf import libbpf
 
 _X86 = platform.machine() == "x86_64"
 _SYS_BPF, _SYS_PERF_EVENT_OPEN = (321, 298) if _X86 else (280, 241)
@@ -36,6 +34,9 @@ _ARRAY, _PERCPU_ARRAY = 2, 6
 _F_MMAPABLE = 1 << 10
 _AGAIN = 20  # times that a load is tried, which any signal breaks off
 _LOG_SIZE = 1 << 16
+# A record of a ring buffer: its length and two flags (32 bits), 32 bits more, the data.
+RING_HEADER, RING_BUSY, RING_DISCARDED = 8, 1 << 31, 1 << 30
+RING_LENGTH = RING_DISCARDED - 1
 _PERF_TYPE_TRACEPOINT, _PERF_FLAG_FD_CLOEXEC = 2, 8
 _PERF_IOC_ENABLE, _PERF_IOC_SET_BPF = 0x2400, 0x40042408
 
@@ -147,22 +148,47 @@ class Map:
 
 
 class Ring:
-    """The reading end of a BPF ring buffer (libbpf's ring_buffer)."""
+    """The reading end of a BPF ring buffer (kernel/bpf/ringbuf.c)."""
 
-    def __init__(self, fd: int, take: Callable[[int], int]) -> None:
-        """`take(address)` gets each event; what it returns below 0 ends the round."""
-        self._lib = libbpf()
-        prototype = ct.CFUNCTYPE(ct.c_int, ct.c_void_p, ct.c_void_p, ct.c_size_t)
-        self._callback = prototype(lambda _context, data, _size: take(data))
-        new = self._lib.ring_buffer__new
-        new.restype = ct.c_void_p
-        self._lib.ring_buffer__consume.argtypes = (ct.c_void_p,)
-        self._ring = new(fd, self._callback, None, None)
-        if not self._ring or self._ring > 2**64 - 4096:
-            raise OSError("the ring buffer cannot be mapped")
+    def __init__(self, fd: int, size: int) -> None:
+        """Map it: a page with our position, one with the producers', and the data twice in a row,
+        so that no record is in two pieces. Raises OSError."""
+        read = {"flags": mmap.MAP_SHARED, "prot": mmap.PROT_READ}
+        consumer = mmap.mmap(fd, mmap.PAGESIZE)
+        producer = mmap.mmap(fd, mmap.PAGESIZE + 2 * size, offset=mmap.PAGESIZE, **read)
+        self._consumed = memoryview(consumer).cast("Q")
+        self._produced = memoryview(producer)[:8].cast("Q")
+        self._data = memoryview(producer)[mmap.PAGESIZE :]
+        self._words = self._data.cast("I")
+        self._mask = size - 1
 
-    def consume(self) -> None:
-        self._lib.ring_buffer__consume(self._ring)
+    @property
+    def fill(self) -> int:
+        """Bytes that wait, records that are being written included."""
+        return self._produced[0] - self._consumed[0]
+
+    def take(self, offset: int, values: Container[int]) -> tuple[bytes, list[int]]:
+        """Take all complete records out: with their headers, each a multiple of 8 bytes long.
+
+        Also returns where the data of those records begins whose 32-bit word at `offset` has one
+        of the `values`.
+        """
+        words, mask = self._words, self._mask
+        start = at = self._consumed[0]
+        end = self._produced[0]
+        offset = (offset + RING_HEADER) >> 2
+        found = []
+        while at < end:
+            word = (at & mask) >> 2
+            length = words[word]
+            if length & RING_BUSY:
+                break
+            if words[word + offset] in values:
+                found.append(at - start + RING_HEADER)
+            at += (length & RING_LENGTH) + RING_HEADER + 7 & ~7
+        data = bytes(self._data[start & mask : (start & mask) + at - start])
+        self._consumed[0] = at
+        return data, found
 
 
 def load(code: bytes, type: int, attach_type: int = 0, btf_id: int = 0, flags: int = 0) -> int:

@@ -35,6 +35,10 @@ def main() -> int:
         "--stdin", choices=("terminal", "quiet", "pipe"), default="terminal",
         help="what the program reads: its terminal, which echoes it, or does not; or a pipe",
     )  # fmt: skip
+    agent.add_argument(
+        "--lossy", action="store_true",
+        help="lose events rather than have the program wait until we have caught up",
+    )  # fmt: skip
     agent.add_argument("program", nargs=argparse.REMAINDER, help="[--] PROGRAM ARGS…")
     doctor = commands.add_parser("doctor", help="what this kernel and user may do")
     doctor.add_argument("--json", action="store_true")
@@ -73,7 +77,14 @@ def main() -> int:
     try:
         invoking_user()
         return run.main(
-            launcher, program, args.backend, args.follow_forks, args.hold, args.freeze, args.stdin
+            launcher,
+            program,
+            args.backend,
+            args.follow_forks,
+            args.hold,
+            args.freeze,
+            args.stdin,
+            args.lossy,
         )
     except (AttachError, BtfError, CompileError, InvokerError, TraceeError) as error:
         print(f"sockstep: {error}", file=sys.stderr)

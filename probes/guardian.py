@@ -3,14 +3,15 @@
     guardian.py PIPE MASTER PID [UFFD BASE LENGTH]
 
 A process of its own, with the standard library only, so that no way the agent can die takes it
-along. The agent holds the other end of PIPE: a line "PID" names one more process to look after,
-"cgroup OWN BEFORE" (paths, in hexadecimal) a cgroup to remove after moving its tasks, "limit SOFT"
-the RLIMIT_NOFILE that PID had before it was lowered (-1: it has it again), "done" sends the
-guardian home, and end-of-file means the agent died or detached. Unless "began" came before, PID has
-not run an instruction, and is killed then: nobody would see what it does. The probes die with the
-agent, but a SIGSTOP that one of them just sent may arrive after our first SIGCONT: so the tracee is
-watched for a moment. As long as it lives its terminal is read and its output dropped: without a
-reader it would block, and a closed terminal would kill it with SIGHUP.
+along. The agent holds the other end of PIPE: a line "child PID STARTED" names one more process to
+look after (STARTED: field 22 of its /proc/PID/stat), "gone PID" one less, "cgroup OWN BEFORE"
+(paths, in hexadecimal) a cgroup to remove after moving its tasks, "limit SOFT" the RLIMIT_NOFILE
+that PID had before it was lowered (-1: it has it again), "done" sends the guardian home, and
+end-of-file means the agent died or detached. Unless "began" came before, PID has not run an
+instruction, and is killed then: nobody would see what it does. The probes die with the agent, but a
+SIGSTOP that one of them just sent may arrive after our first SIGCONT: so the tracee is watched for
+a moment. As long as it lives its terminal is read and its output dropped: without a reader it would
+block, and a closed terminal would kill it with SIGHUP.
 
 UFFD, BASE and LENGTH are of the memory that the tracee is held by, inside the kernel (hold.py). A
 dying agent closes its probes, and the kernel then waits for every task that is held: for ever, if
@@ -36,10 +37,15 @@ UFFDIO_UNREGISTER = 0x8010AA01
 PTRACE_SEIZE = 0x4206
 
 
+def fields(pid: int) -> list[bytes]:
+    """Those of /proc/PID/stat after the name, the state first. Raises OSError."""
+    with open(f"/proc/{pid}/stat", "rb") as stat:
+        return stat.read().rpartition(b")")[2].split()
+
+
 def stopped(pid: int) -> bool:
     try:
-        with open(f"/proc/{pid}/stat", "rb") as stat:
-            return stat.read().rpartition(b")")[2].split()[0] == b"T"
+        return fields(pid)[0] == b"T"
     except OSError:
         return False
 
@@ -49,8 +55,7 @@ def dying(agent: int) -> bool:
     if os.getppid() != agent:
         return True
     try:
-        with open(f"/proc/{agent}/stat", "rb") as stat:
-            return bool(int(stat.read().rpartition(b")")[2].split()[6]) & PF_EXITING)
+        return bool(int(fields(agent)[6]) & PF_EXITING)
     except OSError:
         return True
 
@@ -143,7 +148,14 @@ def main(pipe: int, master: int, pid: int, *held_by: int) -> None:
                 limit = int(line.split()[1])
                 continue
             with contextlib.suppress(OSError, ValueError):
-                tracees[int(line)] = os.pidfd_open(int(line))
+                what, child, *started = line.split()
+                if int(child) in tracees:
+                    os.close(tracees.pop(int(child)))
+                if what == b"child":
+                    pidfd = os.pidfd_open(int(child))
+                    tracees[int(child)] = pidfd
+                    if fields(int(child))[19] != started[0]:  # another process by now
+                        os.close(tracees.pop(int(child)))
     if not began:
         with contextlib.suppress(OSError):
             signal.pidfd_send_signal(tracees[pid], signal.SIGKILL)

@@ -79,6 +79,14 @@ def launch(launcher: Launcher, request: Request, stdin: int, terminal: int) -> t
     return pid, pidfd
 
 
+def started(pid: int) -> int:
+    """When a process was started, in clock ticks since the machine's (/proc/PID/stat, field 22).
+
+    Raises OSError.
+    """
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
 class Tracee:
     """One traced process, a child of ours. Signals go through its pidfd, to it and no other."""
 
@@ -180,10 +188,15 @@ class Tracee:
         os.close(theirs)
         return ours
 
-    def guard_child(self, pid: int) -> None:
-        """Have the guardian look after a followed child too."""
+    def guard_child(self, pid: int, ticks: int) -> None:
+        """Have the guardian look after a followed child too, which was `started` at `ticks`."""
         with contextlib.suppress(OSError):
-            os.write(self._guardian, f"{pid}\n".encode())
+            os.write(self._guardian, f"child {pid} {ticks}\n".encode())
+
+    def forget_child(self, pid: int) -> None:
+        """The child has ended."""
+        with contextlib.suppress(OSError):
+            os.write(self._guardian, f"gone {pid}\n".encode())
 
     def guard_limit(self, soft: int | None) -> None:
         """Have the guardian put back this soft RLIMIT_NOFILE; None: it is as it was."""

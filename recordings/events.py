@@ -26,7 +26,7 @@ from recordings.layers import Socket as Socket
 FORMAT = "sockstep"
 VERSION = 1
 READABLE_SINCE = 1  # the lowest schema version whose readers can read what we write
-SHAPE = "1c93e33fec9b5b6f"
+SHAPE = "2bb32f11dc0cbfdf"
 
 Ns = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -297,6 +297,14 @@ class Lost(Event):
     what: str
 
 
+class Waited(Event):
+    """Processes of the tracee's were stopped until we had caught up, so that nothing is lost:
+    `count` of them, for `took` ns from the first stop on."""
+
+    count: Count
+    took: Ns
+
+
 class End(Event):
     """The stream is complete."""
 
@@ -305,5 +313,5 @@ class End(Event):
 
 AnyEvent = (
     Header | Probe | Blind | Ready | Fired | State | Held | Released | Enter | Step | Alloc | Free
-    | Signal | Inject | Fork | Output | Symbol | Stack | Note | Lost | End
+    | Signal | Inject | Fork | Output | Symbol | Stack | Note | Lost | Waited | End
 )  # fmt: skip

@@ -36,6 +36,7 @@ from recordings.words import (
     recorded_at,
     state_text,
     visible,
+    waited_text,
 )
 
 WIDTH = 80
@@ -558,6 +559,8 @@ def _complete(story: Story) -> Iterator[str]:
         lost = f"{story.lost} events were LOST"
     end = f"it ends: {story.end.why}" if story.end else "it is CUT OFF: it has no end"
     yield from _wrapped(f"Of this recording {lost}; {end}.", "")
+    if story.waits:
+        yield from _wrapped(f"So that none is, {waited_text(story.waits)}.", "")
     if story.state is not None:
         yield from _wrapped(f"The tracee, last seen: {state_text(story.state)}", "")
 
@@ -592,6 +595,7 @@ def as_json(story: Story, call: int | None = None) -> dict[str, object]:
         "claims": [_claim_json(claim) for claim in claims(story, verdict)],
         "holds": [_hold_json(story, hold) for hold in story.holds if hold.call in numbers],
         "lost": story.lost,
+        "waited": {"times": len(story.waits), "ns": sum(wait.took for wait in story.waits)},
         "probes": [
             {
                 "name": state.probe.name,

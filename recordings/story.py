@@ -220,6 +220,7 @@ class Story:
     held: dict[int, Hold] = field(default_factory=dict)
     holds: list[Hold] = field(default_factory=list)
     lost: int = 0
+    waits: list[ev.Waited] = field(default_factory=list)
     _entering: dict[int, Hold] = field(default_factory=dict)  # tid → held where its call begins
     _made: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
     _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
@@ -272,6 +273,8 @@ class Story:
                 self._released(event)
             case ev.Lost():
                 self.lost += event.count
+            case ev.Waited():
+                self.waits.append(event)
             case ev.Fork():
                 self.forks.append(event)
             case ev.End():

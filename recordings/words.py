@@ -6,7 +6,7 @@ recording reads the same wherever it is replayed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from recordings import events as ev
@@ -299,11 +299,20 @@ def _describe(event: ev.Event) -> str:
             return event.text
         case ev.Lost():
             return f"LOST {event.count} events: {event.what}"
+        case ev.Waited():
+            return waited_text([event])
         case ev.End():
             return f"end of the stream: {event.why}"
         case ev.Output():
             return f"output: {event.text}"
     return type(event).__name__.lower()
+
+
+def waited_text(waits: Sequence[ev.Waited]) -> str:
+    """How often and how long the program was stopped so that nothing is lost."""
+    times = "once" if len(waits) == 1 else f"{len(waits)} times"
+    took = duration(sum(event.took for event in waits))
+    return f"the program waited for sockstep {times}, {took} in all"
 
 
 _BY = {

@@ -119,6 +119,8 @@ def live_options(command: F) -> F:
                      help="Hold calls asleep in the kernel, so long at most (3m; up to 9m); "
                      "all: in a VM, freeze it at every step."),
         click.option("--follow-forks", is_flag=True, help="Watch its children too."),
+        click.option("--lossy", is_flag=True,
+                     help="Lose events rather than have it wait where it is faster than we are."),
         click.option("--backend", metavar="B", help="fentry, kprobe or tracepoint."),
         click.option("-o", "--output", metavar="FILE", type=FILE,
                      help="Where the recording goes."),

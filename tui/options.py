@@ -19,6 +19,7 @@ class Options:
     `vm`: the kernel of the VM to run it in, "" for any; None for no VM. `hold`: seconds that a
     call is held, at most, at each point where it can be; ALL: at every step, for ever, by freezing
     the VM; None: not at all. `stdin`: what the program reads, as `sockstep agent --stdin` has it.
+    `lossy`: the program never waits for us.
     """
 
     program: tuple[str, ...]
@@ -29,6 +30,7 @@ class Options:
     vm: str | None = None
     hold: float | None = None
     stdin: str = "terminal"
+    lossy: bool = False
 
     @property
     def frozen(self) -> bool:
@@ -48,6 +50,8 @@ class Options:
             words.append(f"--hold={self.hold:g}")
         if self.stdin != "terminal":
             words.append(f"--stdin={self.stdin}")
+        if self.lossy:
+            words.append("--lossy")
         words += ["--", *self.program]
         here = isolated.command("probes.cli", *words)
         if self.vm is not None:

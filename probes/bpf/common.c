@@ -7,6 +7,8 @@
  */
 #define BPF_LICENSE Dual MIT/GPL
 #define STACK_DEPTH 32
+#define SIGCHLD 17
+#define SIGCONT 18
 #define SIGSTOP 19
 
 /* One program serves several functions: it is loaded once for each, with these constants patched
@@ -21,6 +23,7 @@
 enum have { HAVE_RET = 32, HAVE_FD, HAVE_FD_FILE, HAVE_LOWEST, HAVE_STOP, HAVE_SIGNAL,
 	    HAVE_OPS_RELEASE, HAVE_F_RELEASE };
 #define BIT(n) (1ULL << (n))
+#define JOBCTL_STOP_PENDING BIT(17) /* include/linux/sched/jobctl.h */
 
 enum layer { LAYER_FILE, LAYER_SOCKET, LAYER_SOCK, LAYERS };
 
@@ -83,18 +86,41 @@ struct region { /* pages of a tracee that userfaultfd keeps missing: see hold.c 
 	u64 count;
 };
 
-BPF_RINGBUF_OUTPUT(events, RING_PAGES);
-BPF_HASH(tracees, u32, u32, 4096);        /* tgid → 1 */
-BPF_HASH(calls, u32, struct call, 16384);  /* tid → the call it is in */
-BPF_HASH(objects, u64, struct object, 65536);
+/* Job control of a tracee: how many SIGSTOPs of ours, sent to have it wait, and of anybody else it
+ * got since its last SIGCONT. */
+struct tracee {
+	u64 since;     /* when the first of our own came */
+	u32 expected;  /* sent by us, not generated yet: an interrupt does that */
+	u32 waits;     /* our own */
+	u32 stops;     /* of others */
+	u32 undone;    /* `stops` when the last SIGCONT came, which undid them */
+	u32 waited;    /* the newest was our own */
+	u32 pad;
+};
+
+BPF_RINGBUF_OUTPUT(events, RING_PAGES);     /* the first map: see ring_fill() */
+BPF_HASH(tracees, u32, struct tracee, 65536); /* by tgid */
+BPF_HASH(guarded, u32, u32, 65536);        /* tgid: it is resumed, should the agent die */
+BPF_HASH(calls, u32, struct call, 65536);   /* tid → the call it is in */
+BPF_HASH(objects, u64, struct object, 262144);
 BPF_ARRAY(arms, struct arm, 64);           /* by point */
 BPF_HASH(closing, u32, struct object, 16384); /* tid → what close(2) is about to close */
 BPF_HASH(regions, u32, struct region, 64); /* tgid → where it can be held */
 BPF_HASH(postponed, u32, u32, 16384);      /* tid → it stops at the end of this system call */
-BPF_ARRAY(control, u32, 2);                /* [0]: stop at every point; [1]: holds are armed */
+enum control { STOP_EVERYWHERE, HOLDS_ARMED, TRACEES_WAIT /* whatever the ring holds */, AGENT_PID };
+BPF_ARRAY(control, u32, 4);
+BPF_ARRAY(waits, u64, 1);                  /* SIGSTOPs by which tracees wait */
+BPF_ARRAY(woken, u64, 1);                  /* when the agent was last woken up */
 BPF_PERCPU_ARRAY(hits, u64, 64);           /* by point */
-BPF_ARRAY(lost, u64, 5);
-enum lost_what { LOST_RING, LOST_CALLS, LOST_OBJECTS, LOST_RETURNS, LOST_HOLDS };
+BPF_ARRAY(lost, u64, 6);
+enum lost_what { LOST_RING, LOST_CALLS, LOST_OBJECTS, LOST_RETURNS, LOST_HOLDS, LOST_SIGNALS };
+
+static __attribute__((always_inline)) inline u32 control_value(u32 which)
+{
+	u32 *value = control.lookup(&which);
+
+	return value ? *value : 0;
+}
 
 static __attribute__((always_inline)) inline void count_hit(u32 point)
 {
@@ -118,12 +144,36 @@ static __attribute__((always_inline)) inline u64 deref(u64 base, long offset)
 	return value;
 }
 
+/* How many bytes wait in the ring. bpf_ringbuf_query() is helper 134 (Linux 5.8), which bcc does
+ * not know; 1: the first map. */
+static __attribute__((always_inline)) inline u64 ring_fill(void)
+{
+	u64 (*query)(void *, u64) = (void *)134;
+
+	return query((void *)bpf_pseudo_fd(1, -1), 0);
+}
+
+/* Of the ring the last part is for what is rare and all else depends on (fork, exec, exit), the
+ * part before it for calls: signals may come in any number, from anybody. */
+static __attribute__((always_inline)) inline u64 room_for(u32 point)
+{
+	if (point == P_FORK || point == P_EXEC || point == P_TASK_EXIT)
+		return RING_SIZE;
+	if (point == P_SIGNAL_GENERATE || point == P_SIGNAL_DELIVER)
+		return RING_SIZE / 4 * 3;
+	return RING_SIZE / 16 * 15;
+}
+
 static __attribute__((always_inline)) inline struct event *begin(u32 point, struct call *call)
 {
+	u64 room = room_for(point);
+
 	count_hit(point);
-	struct event *e = events.ringbuf_reserve(sizeof(struct event));
+	struct event *e = 0;
+	if (room == RING_SIZE || ring_fill() < room)
+		e = events.ringbuf_reserve(sizeof(struct event));
 	if (!e) {
-		count_lost(LOST_RING);
+		count_lost(room == RING_SIZE / 4 * 3 ? LOST_SIGNALS : LOST_RING);
 		return 0;
 	}
 	__builtin_memset(e, 0, __builtin_offsetof(struct event, stack));
@@ -310,9 +360,9 @@ static __attribute__((always_inline)) inline void own(u64 address, struct call *
 static __attribute__((always_inline)) inline int postpone(u32 point)
 {
 	u32 one = 1, tid = bpf_get_current_pid_tgid(), pid = bpf_get_current_pid_tgid() >> 32;
-	u32 *armed = control.lookup(&one);
 
-	if (!armed || !*armed || point == P_EXIT || point == P_CLOSE || !regions.lookup(&pid))
+	if (!control_value(HOLDS_ARMED) || point == P_EXIT || point == P_CLOSE ||
+	    !regions.lookup(&pid))
 		return 0;
 	return (calls.lookup(&tid) || closing.lookup(&tid)) && !postponed.update(&tid, &one);
 }
@@ -327,9 +377,8 @@ static __attribute__((always_inline)) inline int was_postponed(u32 point)
 /* Do what is armed at this point to the current task, and note what the kernel said. */
 static __attribute__((always_inline)) inline void obey(struct event *e)
 {
-	u32 zero = 0, point = e->point;
+	u32 point = e->point;
 	struct arm *arm = arms.lookup(&point);
-	u32 *every = control.lookup(&zero);
 
 	if (arm && arm->times) {
 		arm->times -= 1;
@@ -338,7 +387,7 @@ static __attribute__((always_inline)) inline void obey(struct event *e)
 		e->sig_ret = bpf_send_signal(arm->signo);
 		e->have |= BIT(HAVE_SIGNAL);
 	}
-	if (was_postponed(point) || (arm && arm->stop) || (every && *every)) {
+	if (was_postponed(point) || (arm && arm->stop) || control_value(STOP_EVERYWHERE)) {
 		if (postpone(point))
 			return;
 		e->stop = bpf_send_signal(SIGSTOP);
@@ -346,10 +395,67 @@ static __attribute__((always_inline)) inline void obey(struct event *e)
 	}
 }
 
+/* Hand the event over. The agent is woken up once in WAKE_INTERVAL: it looks again after that time
+ * for as long as there is something (probes/spool.py). */
+static __attribute__((always_inline)) inline void submit(struct event *e)
+{
+	u32 zero = 0;
+	u64 t = e->t, *last = woken.lookup(&zero);
+
+	if (last && t - *last < WAKE_INTERVAL) {
+		events.ringbuf_submit(e, BPF_RB_NO_WAKEUP);
+		return;
+	}
+	if (last)
+		*last = t;
+	events.ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+}
+
+static __attribute__((always_inline)) inline u32 ptraced(u64 task)
+{
+	u32 flags = 0;
+
+	bpf_probe_read_kernel(&flags, sizeof(flags), (void *)(task + OFF_task_struct_ptrace));
+	return flags;
+}
+
+/* Stop the current thread if the ring is filled above the mark, or the agent says so, until the
+ * agent has caught up: it sends SIGCONT then. Each thread is stopped by an event of its own: one
+ * SIGSTOP for all of them leaves the others running for some time. A process that the guardian does
+ * not know yet runs on: nobody would resume it, should the agent die. */
+static __attribute__((always_inline)) inline void wait_for_agent(u32 point)
+{
+	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	u64 jobctl;
+
+	if (ring_fill() < RING_MARK && !control_value(TRACEES_WAIT))
+		return;
+	struct tracee *tracee = tracees.lookup(&pid);
+	if (!tracee || !guarded.lookup(&pid))
+		return;
+	/* Another debugger would see the signal, and perhaps take it away. */
+	if (ptraced(bpf_get_current_task()))
+		return;
+	/* A signal keeps a task that is to be held from sleeping. */
+	if (control_value(HOLDS_ARMED) && point != P_EXIT && point != P_CLOSE && regions.lookup(&pid))
+		return;
+	/* It is about to stop: by somebody else, and then our SIGCONT would undo that; or by us. */
+	jobctl = deref(bpf_get_current_task(), OFF_task_struct_jobctl);
+	if (jobctl & JOBCTL_STOP_PENDING)
+		return;
+	lock_xadd(&tracee->expected, 1);
+	if (bpf_send_signal_thread(SIGSTOP))
+		lock_xadd(&tracee->expected, -1);
+}
+
 static __attribute__((always_inline)) inline void finish(void *ctx, struct event *e)
 {
+	u32 point = e->point, stops = (e->have & BIT(HAVE_STOP)) && !e->stop;
+
 	e->nstack = bpf_get_stack(ctx, e->stack, sizeof(e->stack), 0);
-	events.ringbuf_submit(e, 0);
+	submit(e);
+	if (!stops)
+		wait_for_agent(point);
 }
 
 static __attribute__((always_inline)) inline int is_tracee(void)

@@ -111,7 +111,7 @@ int hold(unsigned long long *ctx)
 	e->site = address;
 	if (which == HOLD_MODULE_REQUEST)
 		bpf_probe_read_kernel_str(e->cache, sizeof(e->cache), (void *)argument);
-	events.ringbuf_submit(e, 0);
+	submit(e);
 
 	s64 result = bpf_copy_from_user(&word, sizeof(word), (void *)address);
 
@@ -121,7 +121,7 @@ int hold(unsigned long long *ctx)
 	e->site = address;
 	e->ret = result;
 	e->have |= BIT(HAVE_RET);
-	events.ringbuf_submit(e, 0);
+	submit(e);
 	return 0;
 }
 
@@ -137,6 +137,6 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!e)
 		return 0;
 	e->owner_pid = tgid;
-	events.ringbuf_submit(e, 0);
+	submit(e);
 	return 0;
 }

@@ -85,7 +85,7 @@ EXIT(sock_alloc_inode)
 	if (!e)
 		return 0;
 	e->object = slab + OFF_socket_alloc_socket;
-	events.ringbuf_submit(e, 0);
+	submit(e);
 	return 0;
 }
 
@@ -187,7 +187,7 @@ EXIT(sk_alloc)
 	if (!e)
 		return 0;
 	e->object = sock;
-	events.ringbuf_submit(e, 0);
+	submit(e);
 	return 0;
 }
 
@@ -216,7 +216,7 @@ EXIT(alloc_fd)
 		return 0;
 	e->ret = fd;
 	e->have |= BIT(HAVE_RET);
-	events.ringbuf_submit(e, 0);
+	submit(e);
 	return 0;
 }
 

@@ -29,7 +29,7 @@ int refuse(unsigned long long *ctx)
 	if (e) {
 		e->object = hook;
 		e->ret = error;
-		events.ringbuf_submit(e, 0);
+		submit(e);
 	}
 	return -error;
 }

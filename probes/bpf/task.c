@@ -10,12 +10,56 @@ static __attribute__((always_inline)) inline u32 tgid_of(u64 task)
 	return tgid;
 }
 
+#define SEND_SIG_PRIV 1 /* in place of a siginfo: the kernel sends it */
+#define TRACE_SIGNAL_IGNORED 1
+#define CLD_STOPPED 5
+#define CLD_CONTINUED 6
+
+/* Keep account of who stopped a tracee; nonzero: the signal is of our own waiting, and no event.
+ * No instance of signal_generate is ever skipped for another: interrupts are off there. */
+static __attribute__((always_inline)) inline int of_waiting(struct bpf_raw_tracepoint_args *ctx,
+							    struct tracee *tracee)
+{
+	u32 signo = ctx->args[0], sender = bpf_get_current_pid_tgid() >> 32, zero = 0;
+	u64 info = ctx->args[1];
+	s32 code = 0;
+
+	if (signo == SIGSTOP && info == SEND_SIG_PRIV && !ctx->args[3] && tracee->expected) {
+		u64 *n = waits.lookup(&zero);
+		lock_xadd(&tracee->expected, -1);
+		if (!tracee->waits)
+			tracee->since = bpf_ktime_get_ns();
+		tracee->waits += 1;
+		tracee->waited = !tracee->stops;
+		if (n)
+			lock_xadd(n, 1);
+		return 1;
+	}
+	if (signo == SIGSTOP && ctx->args[4] != TRACE_SIGNAL_IGNORED && !ptraced(ctx->args[2])) {
+		tracee->stops += 1;
+		tracee->waited = 0;
+	}
+	if (signo == SIGCONT) {
+		int ours = sender == control_value(AGENT_PID) && tracee->waits && !tracee->stops;
+		tracee->undone = tracee->stops;
+		tracee->stops = tracee->waits = 0;
+		return ours;
+	}
+	if (signo == SIGCHLD && ctx->args[4] == TRACE_SIGNAL_IGNORED && info > SEND_SIG_PRIV) {
+		struct tracee *child = tracees.lookup(&sender);
+		bpf_probe_read_kernel(&code, sizeof(code), (void *)(info + 8)); /* si_code */
+		return child && child->waited && (code == CLD_STOPPED || code == CLD_CONTINUED);
+	}
+	return 0;
+}
+
 int signal_generate(struct bpf_raw_tracepoint_args *ctx)
 {
 	u64 task = ctx->args[2];
 	u32 pid = tgid_of(task);
+	struct tracee *tracee = tracees.lookup(&pid);
 
-	if (!tracees.lookup(&pid))
+	if (!tracee || of_waiting(ctx, tracee))
 		return 0;
 	struct event *e = begin(P_SIGNAL_GENERATE, 0);
 	if (!e)
@@ -24,15 +68,16 @@ int signal_generate(struct bpf_raw_tracepoint_args *ctx)
 	e->ret = (s32)ctx->args[4]; /* TRACE_SIGNAL_* of include/trace/events/signal.h */
 	e->owner_pid = pid;
 	bpf_probe_read_kernel(&e->owner_tid, 4, (void *)(task + OFF_task_struct_pid));
-	events.ringbuf_submit(e, 0);
+	submit(e);
 	return 0;
 }
 
 int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct tracee *tracee = tracees.lookup(&pid);
 
-	if (!tracees.lookup(&pid))
+	if (!tracee || (ctx->args[0] == SIGSTOP && tracee->waits && !tracee->stops))
 		return 0;
 	struct event *e = begin(P_SIGNAL_DELIVER, 0);
 	if (!e)
@@ -47,20 +92,27 @@ int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
 
 int process_fork(struct bpf_raw_tracepoint_args *ctx)
 {
-	u32 parent = tgid_of(ctx->args[0]), child = tgid_of(ctx->args[1]), one = 1;
+	u32 parent = tgid_of(ctx->args[0]), child = tgid_of(ctx->args[1]);
+	struct tracee tracee = {};
 
-	if (parent == child || !tracees.lookup(&parent))
+	if (parent == child)
+		return 0;
+	tracees.delete(&child); /* of a process that had this number before */
+	guarded.delete(&child);
+	if (!tracees.lookup(&parent))
 		return 0;
 	struct event *e = begin(P_FORK, 0);
 	if (!e)
 		return 0; /* a child that nobody hears of is not followed: nobody would resume it */
 #if FOLLOW_FORKS
-	if (tracees.update(&child, &one))
+	if (tracees.update(&child, &tracee))
 		count_lost(LOST_CALLS);
 #endif
 	e->owner_pid = parent;
 	e->object = child;
-	events.ringbuf_submit(e, 0);
+	e->site = deref(ctx->args[1], OFF_task_struct_start_boottime);
+	submit(e);
+	wait_for_agent(P_FORK);
 	return 0;
 }
 
@@ -75,12 +127,16 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 		return 0;
 	/* A thread that dies inside a call never reaches its return. */
 	calls.delete(&tid);
+	bpf_probe_read_kernel(&live, sizeof(live), (void *)(signal + OFF_signal_struct_live));
+	if (!live) { /* its number is another's soon */
+		tracees.delete(&pid);
+		guarded.delete(&pid);
+	}
 	struct event *e = begin(P_TASK_EXIT, 0);
 	if (!e)
 		return 0;
 	e->owner_pid = pid;
 	e->owner_tid = tid;
-	bpf_probe_read_kernel(&live, sizeof(live), (void *)(signal + OFF_signal_struct_live));
 	e->left = live; /* threads of the process that have not come here */
 	finish(ctx, e);
 	return 0;

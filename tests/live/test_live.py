@@ -154,14 +154,6 @@ def test_calls_of_threads_never_mix() -> None:
     assert story.lost == 0
 
 
-def test_ten_thousand_calls_are_captured_or_counted() -> None:
-    with agent(str(PROGRAMS / "loop"), "10000") as running:
-        story = running.run_through(timeout=120)
-    returned = sum(call.result is not None for call in story.calls.values())
-    assert returned == 10000 or story.lost > 0
-    assert len(story.calls) + story.lost >= 10000
-
-
 def test_the_lowest_free_number_at_every_size_of_the_table() -> None:
     """Full tables, which grow, and holes far apart: find_next_fd() of fs/file.c."""
     story = capture(str(PROGRAMS / "table"))
@@ -641,7 +633,7 @@ def test_damaged_probes_are_compiled_anew(tmp_path: Path) -> None:
 
 def test_losses_are_counted() -> None:
     """An agent that is not listening: what the ring buffer could not hold is counted."""
-    with agent(str(PROGRAMS / "loop"), "20000") as running:
+    with agent(str(PROGRAMS / "loop"), "20000", options=("--lossy",)) as running:
         running.until_state("stopped")
         running.disarm()
         running.say(cmd.Continue())

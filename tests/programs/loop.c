@@ -23,7 +23,7 @@ static void *work(void *unused)
 int main(int argc, char **argv)
 {
 	int threads = argc > 2 ? atoi(argv[2]) : 1;
-	pthread_t thread[64];
+	pthread_t thread[256];
 	struct timespec start, end;
 
 	count = atoi(argv[1]);

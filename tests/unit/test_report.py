@@ -127,6 +127,15 @@ def test_what_is_not_known_is_not_said() -> None:
     assert "○ Leak Free       not observable: 4 objects freed, but 5 events were lost" in lost
 
 
+def test_what_waiting_cost_is_said() -> None:
+    waits = [ev.Waited(t=1, count=1, took=2_000_000), ev.Waited(t=2, count=3, took=500_000)]
+    story = Story.of([*session(), *waits])
+    assert "So that none is, the program waited for sockstep 2 times, 2.50 ms in all." in text(
+        story
+    ).replace("\n", " ")
+    assert as_json(story)["waited"] == {"times": 2, "ns": 2_500_000}
+
+
 def test_probes_in_their_three_states() -> None:
     gone = ev.Probe(t=1, name="kprobe:gone", kind="kprobe", steps=[], status="missing", why="why")
     idle = msgspec.structs.replace(gone, name="kprobe:idle", status="attached")
