@@ -72,19 +72,23 @@ class Object:
 class Hold:
     """A thread held inside the kernel: as it was last seen there, and its end, if it came.
 
-    `call`: 0 where it is not known, or has not begun.
+    `call`: 0 where it is not known, or has not begun. `moment`: what was read there, to be looked
+    at like a step; None while nothing is known of its call. It is none of the call's moments:
+    nothing is judged by it.
     """
 
     call: int
     event: ev.Held
     end: ev.Released | None = None
+    moment: Moment | None = None
 
 
 @dataclass(slots=True)
 class Moment:
     """One step as it was captured. `index` counts all moments of the story from 0.
 
-    `line`: where its event stands in the story's log.
+    `line`: where its event stands in the story's log. `written`: how many pieces of output came
+    before it.
     `objects`: what the call had made by then, and whether it was freed by then.
     `changed`: "layer.field" of each value that differs from the call's last reading of it.
     """
@@ -92,26 +96,32 @@ class Moment:
     index: int
     line: int
     call: Call = field(repr=False)  # which has us among its moments: no end to that
-    event: ev.Enter | ev.Step
+    event: ev.Enter | ev.Step | ev.Held
     check: Check | None
     links: dict[str, Link]
     objects: dict[ev.Kind, tuple[Ptr, bool]]
     changed: frozenset[str]
+    written: int = 0
 
     @property
     def id(self) -> str:
-        return self.event.id if isinstance(self.event, ev.Step) else "USER_EXEC"
+        match self.event:
+            case ev.Step():
+                return self.event.id
+            case ev.Held():
+                return self.event.point
+        return "USER_EXEC"
 
     @property
     def snap(self) -> ev.Snapshot:
-        return self.event.snap if isinstance(self.event, ev.Step) else ev.Snapshot()
+        return ev.Snapshot() if isinstance(self.event, ev.Enter) else self.event.snap
 
     @property
     def symbol(self) -> str:
         """The kernel function this moment tells of."""
-        if isinstance(self.event, ev.Step):
-            return self.event.symbol
-        return f"sys_enter_{self.event.syscall}"
+        if isinstance(self.event, ev.Enter):
+            return f"sys_enter_{self.event.syscall}"
+        return self.event.symbol
 
 
 @dataclass(slots=True)
@@ -330,13 +340,31 @@ class Story:
             self.twice.append(event)
 
     def _held(self, event: ev.Held) -> None:
-        if (hold := self.held.get(event.tid)) is not None and hold.event.since == event.since:
+        hold = self.held.get(event.tid)
+        if hold is not None and hold.event.since == event.since:
             hold.event = event
+        else:
+            hold = self.held[event.tid] = Hold(event.call, event)
+            self.holds.append(hold)
+            if not event.call and event.point == "USER_EXEC":
+                self._entering[event.tid] = hold
+        self._look_into(hold, len(self.log))
+
+    def _look_into(self, hold: Hold, line: int) -> None:
+        """Make the moment of a hold; or bring it up to date, the same object: it is looked at."""
+        if (call := self.calls.get(hold.call)) is None:
             return
-        hold = self.held[event.tid] = Hold(event.call, event)
-        self.holds.append(hold)
-        if not event.call and event.point == "USER_EXEC":
-            self._entering[event.tid] = hold
+        event, objects = hold.event, _objects(call)
+        changed = {name for name, new in readings(event.snap) if call.last.get(name, new) != new}
+        found = Moment(
+            len(self.moments), line, call, event, None, links(event.snap, objects), objects,
+            frozenset(changed), len(self.output),
+        )  # fmt: skip
+        if hold.moment is None:
+            hold.moment = found
+        else:
+            for name in found.__slots__:
+                setattr(hold.moment, name, getattr(found, name))
 
     def _released(self, event: ev.Released) -> None:
         if (hold := self.held.pop(event.tid, None)) is not None:
@@ -355,8 +383,7 @@ class Story:
             check = Check("unobservable", blind) if blind else Check("pass", entered(event))
         for kind, at in _born(event):
             call.made.setdefault(kind, at)
-        objects = {kind: (at, False) for kind, at in call.made.items()}
-        objects |= {kind: (made.at, _gone(made)) for kind, made in call.objects.items()}
+        objects = _objects(call)
         changed = set()
         for name, value in readings(snap):
             if name in call.last and call.last[name] != value:
@@ -364,7 +391,7 @@ class Story:
             call.last[name] = value
         moment = Moment(
             len(self.moments), len(self.log) - 1, call, event, check, links(snap, objects),
-            objects, frozenset(changed),
+            objects, frozenset(changed), len(self.output),
         )  # fmt: skip
         call.moments.append(moment)
         self.moments.append(moment)
@@ -375,6 +402,9 @@ class Story:
             before = call.decided.get(moment.id)
             if before is None or _outweighs(check, before.check):
                 call.decided[moment.id] = moment
+        for hold in self.held.values():
+            if hold.call == call.number:
+                self._look_into(hold, moment.line)
         return moment
 
     def unprobed(self, ids: Iterable[str]) -> list[str]:
@@ -463,6 +493,17 @@ _WEIGHT = {"unobservable": 0, "pass": 1, "fail": 2}
 def _outweighs(check: Check, before: Check | None) -> bool:
     """A failure stays; an observation takes the place of none."""
     return before is None or _WEIGHT[check.status] > _WEIGHT[before.status]
+
+
+def order(moment: Moment) -> tuple[int, bool]:
+    """The order of moments, holds included: a hold comes after what was captured before it."""
+    return moment.line, isinstance(moment.event, ev.Held)
+
+
+def _objects(call: Call) -> dict[ev.Kind, tuple[Ptr, bool]]:
+    """What a call has made so far: kind → (address, freed)."""
+    made: dict[ev.Kind, tuple[Ptr, bool]] = {kind: (at, False) for kind, at in call.made.items()}
+    return made | {kind: (each.at, _gone(each)) for kind, each in call.objects.items()}
 
 
 def _gone(made: Object) -> bool:

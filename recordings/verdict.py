@@ -450,7 +450,7 @@ def _last_seen(made: Object, call: Call) -> str:
     for moment in reversed(call.moments):
         layer = getattr(moment.snap, made.kind)
         event = moment.event
-        if made.kind == "fd" or layer is None or layer.at != made.at:
+        if made.kind == "fd" or layer is None or layer.at != made.at or isinstance(event, ev.Held):
             continue
         text = f"; last seen at {moment.id}, in {event.comm} tid {event.tid}"
         count = getattr(layer, "f_count", None) or getattr(layer, "skc_refcnt", None)

@@ -92,6 +92,11 @@ def duration(ns: int) -> str:
     return f"{_three(amount)} s"
 
 
+def since(ns: int) -> str:
+    """How long after something: +3.94 ms; +0 for at once."""
+    return f"{'−' if ns < 0 else '+'}{duration(abs(ns)) if ns else 0}"
+
+
 def _three(amount: float) -> str:
     return f"{amount:.{2 if abs(amount) < 9.995 else 1 if abs(amount) < 99.95 else 0}f}"
 
@@ -185,13 +190,17 @@ def step_text(moment: Moment) -> str:
         return f"USER_EXEC  {call_text(moment.event)} by {visible(moment.event.comm)}"
     kind = STEPS.get(moment.id)
     name = kind.name if kind and not kind.cleanup else ""
-    evidence = moment.check.evidence if moment.check else _where(moment.event)
+    evidence = moment.check.evidence if moment.check else ""
+    if not evidence and isinstance(moment.event, ev.Step):
+        evidence = _where(moment.event)
     return visible("  ".join(word for word in (moment.id, name, evidence) if word))
 
 
 def sentence(moment: Moment) -> str:
     """What the step does, in a sentence: as far as it had come when it was captured."""
     kind, event = STEPS.get(moment.id), moment.event
+    if isinstance(event, ev.Held):
+        return f"{hold_how(event).capitalize()} {hold_place(event)}."
     if kind is None:
         return visible(f"{moment.id}: a step that this version does not know")
     if isinstance(event, ev.Enter):
@@ -330,6 +339,13 @@ def hold_place(event: ev.Held) -> str:
     if event.how == "frozen":
         return f"at {event.point}, {event.symbol} {event.at}"
     return f"at {event.point}" + (f", {HOLDS[event.point]}" if event.point in HOLDS else "")
+
+
+def hold_where(event: ev.Held) -> str:
+    """Where a hold is, in short: "in __sock_create, before sock_alloc", "at fd_install entry"."""
+    if event.how == "frozen":
+        return visible(f"at {event.symbol} {event.at}")
+    return HOLDS.get(event.point, visible(f"at {event.point}"))
 
 
 def recorded_at(header: ev.Header) -> datetime | None:

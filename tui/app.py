@@ -29,9 +29,9 @@ from recordings.claims import Claim
 from recordings.commands import HOLDS
 from recordings.experiments import Experiment, Outcome, outcome
 from recordings.layers import LAYERS
-from recordings.story import Moment, Story
+from recordings.story import Moment, Story, order
 from recordings.stream import StreamError, read
-from recordings.words import describe, hold_how, state_text, visible
+from recordings.words import describe, hold_where, state_text, visible
 from tui import export, keys, places, plain, theme
 from tui.lab import ASLEEP, PYTHON
 from tui.options import Options
@@ -40,8 +40,8 @@ from tui.puzzle import Claims, Comparison, Lab
 from tui.screens import Ask, Asking, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
 from tui.session import Session
 from tui.source import Live, Replay, Source
-from tui.views import call, find, history, puzzle, times
-from tui.views.look import QUIET, STOPS, Look, cut, text
+from tui.views import call, find, hints, history, puzzle, times
+from tui.views.look import STOPS, Look, cut, text
 
 # Seconds at least between two screens that the source, and not a key, asks for.
 FRAME, LOADING = 0.03, 0.2
@@ -90,7 +90,7 @@ class Sockstep(App[None]):
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide"), (140, "-vast")]  # noqa: RUF012
-    VERTICAL_BREAKPOINTS = [(0, "-low"), (28, "-high"), (40, "-tall")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-low"), (30, "-high"), (40, "-tall")]  # noqa: RUF012
     BINDINGS = [b for b in keys.ALL if b.id not in keys.OF_SCREEN]  # noqa: RUF012
 
     @dataclass
@@ -131,6 +131,7 @@ class Sockstep(App[None]):
         self.stops = STOPS  # and hold points: all that are armed
         if isinstance(source, Live) and source.holds:
             self.stops |= HOLDS.keys()
+        self._could = self.stops
         self.farewell: commands.Command | None = commands.Detach()
         self.error: StreamError | None = None  # the session never began
         self._output = history.OutputLines()
@@ -138,6 +139,8 @@ class Sockstep(App[None]):
         self._progress = "starting"
         self._awaited = False  # the user ran the program for its next step: look at that
         self._asked = False  # a command is on its way that changes the tracee's state
+        self._following = True  # the cursor goes where the program goes
+        self._opened: set[int] = set()  # calls whose cleanup was looked at: it stays unfolded
         self._arrived: dict[int, float] = {}  # tid → when its hold was told of, by our clock
         self._words = ""  # last searched
         self._kept: Kept | None = None
@@ -147,7 +150,11 @@ class Sockstep(App[None]):
         self._drawn = 0.0
         self.due = False  # a timer will draw
         self._leaving: Choose | None = None  # the question that quitting asks
-        self._told = ("", 0.0)  # what was said last, and until when it stands
+        self._message: Content | None = None  # in place of the check, until the next key
+        self._shown_keys = {
+            each.id or "": (self._key_of(each, keymap or {}), each.description) for each in keys.ALL
+        }
+        self._hints: list[tuple[int, str]] = []  # column, action: of the last line
 
     # -- the source ----------------------------------------------------------------------
 
@@ -258,12 +265,11 @@ class Sockstep(App[None]):
     def _feed(self, event: ev.Event) -> None:
         if isinstance(event, ev.Header) and self.story.header is not None:
             self._restarted()
-        last = self.story.moments[-1] if self.story.moments else None
         moment = self.story.feed(event)
-        if moment is not None and (
-            self._awaited or self.moment is None or (self.story.held and self.moment is last)
-        ):
+        if moment is not None and (self._awaited or self.moment is None):
             self.moment, self._awaited = moment, False
+        if self._following:
+            self._follow(moment)
         if isinstance(event, ev.State | ev.Held | ev.Released):
             self._asked = False
         if isinstance(event, ev.State) and event.state == "exited":
@@ -273,7 +279,21 @@ class Sockstep(App[None]):
         if isinstance(event, ev.Inject) and not event.armed and (event.why or event.result):
             self.tell(describe(event), "warning")
 
+    def _follow(self, moment: Moment | None) -> None:
+        """Live: while something is held, look at it. A replay opens at the first object."""
+        if self.live:
+            held = [hold.moment for hold in self.story.held.values() if hold.moment is not None]
+            if held:
+                self.moment, self._awaited = held[-1], False
+            elif self.moment and not find.is_at(self.story, self.moment):
+                self.moment = self.moment.call.moments[-1]  # it was frozen there, and went on
+        elif self.moment is not None and self.moment.objects:
+            self._following = False
+        elif moment is not None and moment.objects and moment.call is self.moment.call:  # type: ignore[union-attr]
+            self.moment = moment
+
     def _restarted(self) -> None:
+        self._following, self._opened = True, set()
         self.story, self.moment = Story(), None
         self._output = history.OutputLines()
         self._awaited = self._asked = False
@@ -313,7 +333,10 @@ class Sockstep(App[None]):
         return session
 
     def look(self) -> Look:
-        return Look(self.story, self.moment, self.layer, self.stops, self.live)
+        return Look(
+            self.story, self.moment, self.layer, self.stops, self._could, frozenset(self._opened),
+            self.live,
+        )  # fmt: skip
 
     def _soon(self) -> None:
         """Draw, but not for every batch of a source that has much to say."""
@@ -329,46 +352,74 @@ class Sockstep(App[None]):
         if not self.screen_stack:  # a timer's last tick, after the end
             return
         self.due, self._drawn = False, time.monotonic()
+        if self.moment is not None and call.is_after(self.moment):
+            self._opened.add(self.moment.call.number)
         look = self.look()
         output = self._output.take(self.story.output)
         if isinstance(page := self.screen, Page):  # it hides the session
             if page.is_mounted:
                 page.show(look, output)
         elif (session := self.query_one_session()).is_mounted:
-            session.show(look, self._badge(session.size.width), output)
+            width = session.size.width
+            shown = dict(self._shown_keys)
+            if self._kept is not None:
+                shown["leave"] = (shown["leave"][0], "back to the session")
+            last, self._hints = hints.hints(self._keys_now(), shown, width)
+            session.show(look, self._badge(look, width), self._message, last)
 
-    def _badge(self, width: int) -> Content:
-        """What the tracee does now, and what is looked at: two things that must not be mixed."""
-        state, moments = self.state, self.story.moments
-        number = f"{self.moment.index + 1 if self.moment else 0}/{len(moments)}"
-        looking = True
-        if not self.live:
-            head, rest, style = "REPLAY", number + ("  q: back" if self._kept else ""), "$primary"
-        elif self._lost_agent:
-            head, rest, style, looking = "AGENT LOST", self._loss(), "$error", False
-        elif self.story.end is not None and self.story.end.why == "detached":
-            head, rest, style = "DETACHED", "", "$primary"
-        elif state is None:
-            head, rest, style = "STARTING", self._progress, "$primary"
-        elif self.story.held:
-            hold = next(iter(self.story.held.values()))
-            head, rest, style = "HELD", self._hold_text(hold.event), "$warning"
-        else:
-            head, _, rest = state_text(state).partition(" ")
-            style = {"running": "$success", "exited": "$quiet"}.get(state.state, "$warning")
-            if self.story.header is not None and state.pid != self.story.header.pid:
-                rest = f"child {state.pid}, {rest}"
-            elif state.state == "exited" and (children := self.live_children):
-                rest += f"; {children} {'child lives' if children == 1 else 'children live'} on"
+    def _badge(self, look: Look, width: int) -> Content:
+        """What the program does now, and what is looked at: two things that must not be mixed."""
+        head, rest, style = self._doing()
         badge = text(f" {head} ", f"bold reverse {style}") + text(f" {rest}" if rest else "", style)
-        if looking:
-            badge += text("  " + times.looking(self.look(), width - badge.cell_length - 3))
-        if self.live and moments:
-            right = f"step {number} "
-            room = width - badge.cell_length - len(right)
-            if room > 1:
-                badge += text(" " * room + right, QUIET)
-        return cut(badge, width)
+        if self._lost_agent and self.live:
+            return cut(badge, width)
+        held = isinstance(self.moment and self.moment.event, ev.Held) and self.live
+        between = "  " if not self.live or not rest else " · " if held or not self.story.held else (
+            " · looking at ")  # fmt: skip
+        path = times.path(look, width - badge.cell_length - len(between) - 1)
+        return cut(badge + text(between + path if path else ""), width)
+
+    def _doing(self) -> tuple[str, str, str]:
+        """The badge, what is behind it, its style."""
+        state, moments = self.state, self.story.moments
+        if not self.live:
+            number = self.moment.index + 1 if self.moment else 0
+            return "REPLAY", f"{number}/{len(moments)}", "$primary"
+        if self._lost_agent:
+            return "AGENT LOST", self._loss(), "$error"
+        if self.story.end is not None and self.story.end.why == "detached":
+            return "DETACHED", "", "$primary"
+        if state is None:
+            return "STARTING", self._progress, "$primary"
+        if self.story.held:
+            hold = list(self.story.held.values())[-1].event
+            head = "‖ MACHINE FROZEN" if hold.how == "frozen" else "‖ HELD"
+            return head, self._hold_text(hold), "$warning"
+        head, _, rest = state_text(state).partition(" ")
+        style = {"running": "$success", "exited": "$quiet"}.get(state.state, "$warning")
+        head = f"■ {head}" if state.state == "stopped" else head
+        if self.story.header is not None and state.pid != self.story.header.pid:
+            rest = f"child {state.pid}, {rest}"
+        elif state.state == "exited" and (children := self.live_children):
+            rest += f"; {children} {'child lives' if children == 1 else 'children live'} on"
+        return head, rest, style
+
+    def _keys_now(self) -> tuple[str, ...]:
+        """What works now, likeliest first."""
+        state = self.state
+        if not self.live:
+            return hints.REPLAY
+        if self.story.held:
+            return hints.HELD
+        if self._why_not() or state is None:
+            return hints.OVER
+        return hints.RUNNING if state.state == "running" else hints.STOPPED
+
+    def _key_of(self, binding: Binding, keymap: dict[str, str]) -> str:
+        own = keymap.get(binding.id or "", "").strip(", ").partition(",")[0]
+        if own or not binding.key_display:
+            return self.get_key_display(Binding(own or binding.key.partition(",")[0], ""))
+        return binding.key_display
 
     def _loss(self) -> str:
         """How the agent ended, and who looks after the program now (probes/guardian.py)."""
@@ -377,30 +428,33 @@ class Sockstep(App[None]):
         return f"{why}; the program is left to its guardian" if there and self._lives else why
 
     def _hold_text(self, event: ev.Held) -> str:
-        """How and where it is held, for how long now, and for how long at most."""
+        """For how long it is held, for how long at most, and where."""
         now = time.monotonic()
         past = now - self._arrived.get(event.tid, now)
-        where = f"{event.symbol} {event.at}" if event.how == "frozen" else event.point
-        aside = self.moment is not None and self.moment.call.number != event.call
-        where += f" in call {event.call}" if aside else ""
-        words = f"{hold_how(event)} at {where}, {past:.0f} s"
+        words = f"{past:>3.0f} s"
         if event.until is not None:
-            words += f", {max(0, (event.until - event.since) / 1e9 - past):.0f} s left"
-        return words
+            words = f"{past:>3.0f} of {(event.until - event.since) / 1e9:.0f} s"
+        return f"{words}  {hold_where(event)}"
 
     def _tick(self) -> None:
         if self.live and self.story.held:
             self._soon()
 
-    def tell(self, text: str, severity: SeverityLevel = "information", seconds: float = 4) -> None:
-        """Say something for a moment; only the last word stands, and not twice."""
-        said, until = self._told
-        now = time.monotonic()
-        if said == text and now < until:
-            return
-        self._told = text, now + seconds
-        self.clear_notifications()
-        self.notify(visible(text), severity=severity, markup=False, timeout=seconds)
+    def tell(self, words: str, severity: SeverityLevel = "information") -> None:
+        """Say something where the check stands, until the next key; over another screen: there."""
+        style = {"warning": "$warning", "error": "bold $error"}.get(severity, "$accent")
+        self._message = text(words, style)
+        if len(self.screen_stack) > 1:
+            self.clear_notifications()
+            self.notify(visible(words), severity=severity, markup=False, timeout=4)
+        else:
+            self.action_show()
+
+    async def on_event(self, event: events.Event) -> None:
+        if isinstance(event, events.Key) and self._message is not None:
+            self._message = None
+            self._soon()
+        await super().on_event(event)
 
     def ask(self, screen: Over[T], then: Callable[[T], object]) -> None:
         """Open a screen, and do `then` with what it gives, if anything.
@@ -423,16 +477,15 @@ class Sockstep(App[None]):
 
     def look_at(self, moment: Moment) -> None:
         self.moment = moment
+        self._following = any(hold.moment is moment for hold in self.story.held.values())
         self.action_show()
 
     def action_walk(self, by: int) -> bool:
         """Move in what was captured; nothing is read again, and the program does not run."""
-        moments = self.story.moments
-        at = (self.moment.index if self.moment else -1) + by
-        if 0 <= at < len(moments):
-            self.look_at(moments[at])
-            return True
-        return False
+        moment = find.beside(self.story, self.moment, by)
+        if moment is not None:
+            self.look_at(moment)
+        return moment is not None
 
     def action_next(self) -> None:
         if not self.action_walk(1):
@@ -446,8 +499,9 @@ class Sockstep(App[None]):
             self.look_at(self.story.moments[0])
 
     def action_newest(self) -> None:
+        held = [hold.moment for hold in self.story.held.values() if hold.moment is not None]
         if self.story.moments:
-            self.look_at(self.story.moments[-1])
+            self.look_at(max([self.story.moments[-1], *held], key=order))
 
     def action_call(self, by: int) -> None:
         numbers = list(self.story.calls)
@@ -460,18 +514,21 @@ class Sockstep(App[None]):
     def action_layer(self, by: int) -> None:
         names = list(LAYERS)
         self.layer = names[(names.index(self.layer) + by) % len(names)]
-        self.query_one_session().look_into(self.layer)
         self.action_show()
 
     @on(Pane.Picked)
     def picked(self, message: Pane.Picked) -> None:
-        """A click on a step, or on a line of the log."""
+        """A click on a step, or on a key of the last line."""
         moment = None
-        if message.pane.id == "steps" and self.moment is not None:
-            found = call.rows(self.moment.call, self.story)
-            moment = found[message.line].moment if message.line < len(found) else None
-        elif message.pane.id == "log" and message.line < len(self.story.log):
-            moment = history.moment_at(self.story, message.line)
+        if message.pane.id == "steps":
+            found = call.rows(self.look())
+            row = found[message.line] if message.line < len(found) else None
+            moment = (row.moment or next(iter(row.after), None)) if row else None
+        elif message.pane.id == "keys":
+            ids = [id for column, id in self._hints if column <= message.column]
+            binding = next((each for each in keys.ALL if ids and each.id == ids[-1]), None)
+            if binding is not None:
+                self.call_later(self.run_action, binding.action)
         if moment is not None:
             self.look_at(moment)
 
@@ -498,7 +555,7 @@ class Sockstep(App[None]):
         elif self._asked or (state and state.state == "running" and not self.story.held):
             self.tell("The program is running: its next step has not come yet.")
         elif self.source is not None:
-            self._awaited = self._asked = True
+            self._awaited = self._asked = self._following = True
             self.source.send(command)
 
     def _send(self, command: commands.Command) -> bool:
@@ -581,7 +638,6 @@ class Sockstep(App[None]):
         self.open_lab(next(reversed(self._outcomes), ""))
 
     def open_lab(self, name: str = "") -> None:
-        self.clear_notifications()  # an outcome's note would stand over what it is about
         in_vm = isinstance(self.source, Live) and self.source.in_vm
         self.ask(Lab(self.look(), in_vm, self._outcomes, name), self._see_experiment)
 
@@ -599,7 +655,7 @@ class Sockstep(App[None]):
             return
         self._own = self._own or list(header.argv)
         self._trial = Trial(experiment)
-        self.tell(f"{experiment.name}: n and c run it; r goes back to your program", seconds=8)
+        self.tell(f"{experiment.name}: n and c run it; r goes back to your program")
 
     def _conduct(self, event: ev.Event, story: Story, source: Source) -> None:
         """Inject what the experiment injects, when its time has come; judge it at its end."""
@@ -625,7 +681,7 @@ class Sockstep(App[None]):
                 done = outcome(experiment, story, str(source.path or ""))
                 self._outcomes.pop(experiment.name, None)
                 self._outcomes[experiment.name] = done
-                self.tell(puzzle.outcome_text(done), seconds=20)
+                self.tell(puzzle.outcome_text(done))
 
     def _signal_asleep(self, trial: Trial, source: Source) -> None:
         if trial is self._trial:
@@ -742,7 +798,7 @@ class Sockstep(App[None]):
         for known in keys.ALL:
             own = [self.get_key_display(a.binding) for a in active if a.binding.id == known.id]
             if own:
-                bound.append((" ".join(dict.fromkeys(own)), known.tooltip, known.id or ""))
+                bound.append((" ".join(dict.fromkeys(own)), known.tooltip))
         self.push_screen(Help(bound, places.keymap()))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:

@@ -34,7 +34,7 @@ def bind(
 WALK = [
     bind("next", "n", "next", "Next captured step; at the newest one, run to the next",
          show=True),
-    bind("previous", "p", "prev", "The captured step before", show=True),
+    bind("previous", "p", "back", "The captured step before", show=True),
     bind("next_call", "right_square_bracket", "next call", "First step of the next call",
          "call(1)", display="]"),
     bind("previous_call", "left_square_bracket", "call before", "First step of the call before",
@@ -57,13 +57,14 @@ DO = [
     bind("pause", "ctrl+c", "pause", "Stop the running program now (SIGSTOP)"),
 ]
 SEE = [
-    bind("inspect", "enter", "inspect", "All about this step: story, values, stack",
+    bind("inspect", "enter", "more", "All about this step: story, values, stack",
          "details('Step')", show=True, display="Enter"),
-    bind("changes", "d", "changes", "What changed since the last step: old → new",
+    bind("changes", "d", "changes", "What changed since the last reading: old → new",
          "details('Changes')"),
     bind("output", "o", "output", "What the program wrote", "details('Output')"),
     bind("log", "l", "log", "The event log", "details('Log')"),
-    bind("layer", "tab", "layer", "Inspect the next layer: fd, file, socket, sock", "layer(1)"),
+    bind("layer", "tab", "layer", "Inspect the next layer: fd, file, socket, sock", "layer(1)",
+         display="Tab"),
     bind("layer_before", "shift+tab", "layer before", "Inspect the layer before", "layer(-1)"),
     bind("go", "g", "go to", "Go to a step by number or name, or to a call"),
     bind("find", "slash", "find", "Find in steps, log and values; addresses too", show=True,

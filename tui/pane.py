@@ -27,24 +27,26 @@ class Pane(ScrollView, can_focus=False):
 
         pane: Pane
         line: int
+        column: int
 
     def __init__(self, title: str = "", id: str | None = None) -> None:
         super().__init__(id=id)
-        self._title, self._titling = "", False
+        self.heading, self._titling = Content(""), False
         self.lines: Sequence[Content] = ()
         self._shown: dict[int, Content] = {}  # line → what stands on the screen
         self._widest = 0
         self.entitle(title)
 
-    def entitle(self, title: str) -> None:
-        if title != self._title:
-            self._title = title
+    def entitle(self, title: str | Content) -> None:
+        title = title if isinstance(title, Content) else Content(visible(title))
+        if not title.is_same(self.heading):
+            self.heading = title
             self._titling = True
-            self.border_title = Content(visible(title))
+            self.border_title = title
             self._titling = False
 
     def refresh(self, *regions: Region, **how: bool) -> Self:
-        """A new title is no reason to draw more than the rule that it stands in."""
+        """A new title is no reason to draw more than the row that it stands in."""
         if self._titling and not regions:
             regions = (Region(0, -1, self.outer_size.width, 1),)
         return super().refresh(*regions, **how)
@@ -83,11 +85,12 @@ class Pane(ScrollView, can_focus=False):
         self.refresh()
 
     def _keep_in_sight(self, line: int, count: int) -> None:
-        height = max(1, self.room.height)
-        top = self.scroll_offset.y
-        if not top <= line < top + height:
-            target = line if line < top else line - height + 1
+        """Scroll by half, and a row before the edge: so that one sees what comes next."""
+        height, top = max(1, self.room.height), self.scroll_offset.y
+        above, below = top + (top > 0), top + height - 1 - (top + height < count)
+        if not above <= line <= below:
             self.virtual_size = Size(self._widest, count)
+            target = min(line - height // 2, count - height)
             self.scroll_to(y=max(0, target), animate=False, force=True)
 
     def render_line(self, y: int) -> Strip:
@@ -109,7 +112,7 @@ class Pane(ScrollView, can_focus=False):
     def on_click(self, event: events.Click) -> None:
         offset = event.get_content_offset(self)
         if offset is not None:
-            self.post_message(self.Picked(self, offset.y + self.scroll_offset.y))
+            self.post_message(self.Picked(self, offset.y + self.scroll_offset.y, offset.x))
 
 
 def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:

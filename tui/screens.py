@@ -26,7 +26,7 @@ from tui import keys
 from tui.pane import Pane
 from tui.views import call, find, history, step, values
 from tui.views.help import help_lines
-from tui.views.look import STOPS, Look, View, text
+from tui.views.look import STOP, STOPS, Look, View, text
 
 T = TypeVar("T")
 EPERM, ENOMEM = 1, 12  # Linux's
@@ -96,7 +96,7 @@ class Details(Page):
     ]
     VIEWS: ClassVar[dict[str, View]] = {
         "Step": step.story,
-        "Values": values.inspector,
+        "Values": values.everything,
         "Changes": values.changes,
         "Ledger": history.ledger,
         "Log": history.log,
@@ -351,7 +351,7 @@ class Stops(Over[frozenset[str]]):
         )
 
     def _prompt(self, id: str) -> Content:
-        sign = "• " if id in self._stops else "  "
+        sign = f"{STOP} " if id in self._stops else "  "
         if id not in self._holds:
             return sign + call.named_step(id)
         return text(f"{sign}hold asleep at {id}, " + (self._holds[id] or HOLDS[id]))
@@ -437,7 +437,7 @@ class Help(Page):
         Binding("q,question_mark,f1", "dismiss(None)", show=False)
     ]
 
-    def __init__(self, bound: list[tuple[str, str, str]], keymap: Path) -> None:
+    def __init__(self, bound: list[tuple[str, str]], keymap: Path) -> None:
         super().__init__()
         self._bound, self._keymap = bound, keymap
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from rich.segment import Segment
+from textual.notifications import SeverityLevel
 from textual.pilot import Pilot
 
 from recordings import commands as cmd
@@ -44,7 +45,7 @@ class Scripted:
 
 
 class Driven(Sockstep):
-    """The app, with all that it ever told the user: a test's terminal draws no notes."""
+    """The app, with all that it ever told the user."""
 
     CSS_PATH = Path(under_test.__file__).with_name("app.tcss")
 
@@ -52,9 +53,9 @@ class Driven(Sockstep):
         super().__init__(source)
         self.notes: list[str] = []
 
-    def notify(self, message: str, **how: object) -> None:
-        self.notes.append(message)
-        super().notify(message, **how)  # type: ignore[arg-type]
+    def tell(self, words: str, severity: SeverityLevel = "information") -> None:
+        self.notes.append(words)
+        super().tell(words, severity)
 
     @property
     def said(self) -> str:
@@ -70,9 +71,11 @@ def recording(path: Path, events: list[ev.Event]) -> Path:
 
 
 async def over(path: Path, drive: Drive, size: tuple[int, int] = (100, 30)) -> None:
+    """Drive a replay, from its first step on: it opens at the first that has an object."""
     app = Driven(Replay(path))
     async with app.run_test(size=size) as pilot:
         await settle(pilot)
+        await pilot.press("home")
         await drive(pilot, app)
 
 

@@ -139,8 +139,8 @@ async def test_the_lab_opens_a_bundled_recording_and_comes_back(size: tuple[int,
         assert "PUT_UNUSED_FD" in all_text(app)
         await pilot.press("enter")
         await settle(pilot)
-        assert badge(app).startswith("REPLAY  1/")
-        assert "q: back" in badge(app)
+        assert badge(app).startswith("REPLAY  2/")
+        assert "q back" in text(app, "keys")
         sample = Story.of(read(SAMPLES / "lab-6.1-lsm-file.jsonl"))
         assert len(app.story.moments) == len(sample.moments)
         await pilot.press("q")
@@ -366,7 +366,7 @@ async def test_the_screens_in_ascii(key: str, monkeypatch: pytest.MonkeyPatch) -
         await opened(pilot, app, key)
         shown = all_text(app)
         assert shown.isascii()
-        assert {"k": "x refuted", "L": "lsm-post-create", "D": "the first divergence"}[key] in shown
+        assert {"k": "X refuted", "L": "lsm-post-create", "D": "the first divergence"}[key] in shown
 
     await over(CLOSE, drive, (80, 24))
 

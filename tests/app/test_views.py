@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from recordings.story import Moment, Story
 from recordings.stream import read
 from recordings.words import object_word, sentence
 from tests import RECORDINGS, builders
-from tui.views import diagram, history
+from tui.views import call, diagram, history, step, times
 from tui.views.look import Look
 
 KINDS: tuple[ev.Kind, ...] = ("fd", "file", "socket", "sock")
@@ -28,10 +27,8 @@ def moments(sample: Path) -> list[tuple[Story, Moment]]:
 def box_word(look: Look, kind: ev.Kind) -> str:
     """The word that the diagram's box of an object has."""
     lines = [line.plain for line in diagram.linkage(look)]
-    top = next(y for y, line in enumerate(lines) if f"struct {kind} " in line)
-    found = re.search(r"(not made yet|not made|not read|freed|live)\W*$", lines[top + 1])
-    assert found, lines[top + 1]
-    return found[1]
+    top = next(line for line in lines if f"struct {kind} " in line)
+    return top.rstrip(" ─╌┐").rpartition("─ ")[2].rpartition("╌ ")[2]
 
 
 every_sample = pytest.mark.parametrize("sample", RECORDINGS, ids=lambda path: path.stem)
@@ -67,10 +64,10 @@ def test_ledger_and_box_say_the_same_of_an_object(sample: Path) -> None:
     for story, moment in moments(sample):
         look = Look(story, moment, width=80, height=15)
         for kind in ("file", "socket", "sock"):
-            own = [line.plain for line in history.ledger(look) if line.plain.startswith(f"{kind} ")]
+            own = [line.plain for line in history.ledger(look) if f" {kind} " in line.plain]
             box = box_word(look, kind)
             assert len(own) == (box in ("live", "freed")), "nothing of what comes later"
-            assert all(line.split()[1] in (box, "LEAK") for line in own), (moment.id, own)
+            assert all(line.split()[2] in (box, "LEAK") for line in own), (moment.id, own)
 
 
 def test_what_a_failed_call_would_have_made_is_not_awaited() -> None:
@@ -89,4 +86,77 @@ def test_an_object_whose_address_was_given_out_again_is_freed() -> None:
     late = builders.step(1, 1_012_000_000, "CLEANUP_SOCK_CLOSE", "sock_close")
     story = Story.of([*builders.beginning(), *builders.call(1), *again, late])
     assert object_word("sock", story.moments[-1], story) == "freed"
-    assert "address was given out again" in str(history.ledger(Look(story, story.moments[-1])))
+    look = Look(story, story.moments[-1], width=160)
+    assert any("address was given out again" in line.plain for line in history.ledger(look))
+
+
+# -- nothing jumps, nothing is cut -----------------------------------------------------------
+
+
+def sizes() -> list[tuple[int, int, int]]:
+    """Columns of list and diagram, and their rows, at 80x24, 100x30 and 160x45."""
+    return [(35, 44, 15), (35, 36, 15), (46, 63, 25)]
+
+
+@every_sample
+@pytest.mark.parametrize(("columns", "room", "rows"), sizes())
+def test_no_name_in_the_list_is_cut(sample: Path, columns: int, room: int, rows: int) -> None:
+    for story, moment in moments(sample):
+        look = Look(story, moment, width=columns, height=rows, opened=frozenset({1}))
+        for line in call.steps(look):
+            assert "…" not in line.plain, line.plain
+
+
+@every_sample
+@pytest.mark.parametrize(("columns", "room", "rows"), sizes())
+def test_boxes_stay_where_they_are(sample: Path, columns: int, room: int, rows: int) -> None:
+    """Only the signs of their edges change, and the words in them."""
+    drawn = set()
+    for story, moment in moments(sample):
+        lines = diagram.linkage(Look(story, moment, width=room, height=rows))
+        assert len(lines) <= rows
+        edges = "┌└"
+        drawn.add(tuple(y for y, line in enumerate(lines) if line.plain[:1] in edges))
+    assert len(drawn) == 1
+
+
+@every_sample
+def test_twins_have_names_of_their_own(sample: Path) -> None:
+    for story, moment in moments(sample):
+        look = Look(story, moment, width=35, height=25)
+        found = [row.moment for row in call.rows(look) if row.moment is not None]
+        names = [call.place(each) for each in found if each.id.startswith("STEP_")]
+        assert len(names) == len(set(names))
+
+
+@every_sample
+def test_every_mark_of_the_timeline_has_its_name(sample: Path) -> None:
+    for story, moment in moments(sample):
+        for columns in (80, 100, 160):
+            rail, names = (
+                line.plain for line in times.timeline(Look(story, moment, width=columns))
+            )
+            for x, char in enumerate(rail[: columns - times.BESIDE + 2]):
+                if char in "┼▶✗‖":
+                    assert names[x] not in " ", (rail, names)
+            assert max(len(rail), len(names)) <= columns
+
+
+@every_sample
+def test_what_a_step_is_said_to_be_fits_its_rows(sample: Path) -> None:
+    for story, moment in moments(sample):
+        for columns in (78, 98, 158):
+            lines = step.said(Look(story, moment, width=columns))
+            assert len(lines) == 3
+            assert all(line.cell_length <= columns for line in lines)
+            result = moment.check.evidence.partition(" ")[0] if moment.check else ""
+            assert result in lines[2].plain, "the result comes first: it is not what is cut"
+
+
+def test_where_the_path_ends_in_a_time_it_says_before_what() -> None:
+    story = Story.of([*builders.header(), *builders.call()])
+    for moment in story.moments:
+        for room in range(10, 100):
+            shown = times.path(Look(story, moment, live=True), room)
+            assert len(shown) <= room
+            assert " µs" not in shown or "before" in shown

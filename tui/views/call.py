@@ -7,30 +7,76 @@ from dataclasses import dataclass
 from textual.content import Content
 
 from recordings import events as ev
+from recordings.stacks import functions
 from recordings.steps import CALL_STEPS, SIGNS, STEPS
-from recordings.story import Call, Check, Moment, Story
-from recordings.uapi import errno_text
-from recordings.words import call_text, duration, visible
-from tui.plain import AHEAD, UNCHECKED
-from tui.views.look import QUIET, Look, cut, text
+from recordings.story import Call, Check, Hold, Moment, Story, order
+from recordings.words import duration, since, visible
+from tui.views.look import (
+    AHEAD,
+    FOLDED,
+    HELD,
+    HERE,
+    OPEN,
+    QUIET,
+    STOP,
+    STOPPED,
+    STYLES,
+    Look,
+    cut,
+    fill,
+    text,
+)
 
-STYLES = {"pass": "$success", "fail": "bold $error", "unobservable": "$warning"}
+TIMES_FROM = 44  # columns of a list that has room for times, too
+LEGEND = (
+    (("✓", "$success"), (" passed ", QUIET), ("✗", "bold $error"), (" failed ", QUIET),
+     ("○ not observable", QUIET)),
+    (("· not reached ", QUIET), ("+", "$accent"), (" new ", QUIET), ("*", "$accent"),
+     (" changed", QUIET)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the step list: a captured moment, or a step of which there is none."""
+    """A line of the step list: a moment, or a step of which there is none; or the heading of
+    what came `after` the call.
+    """
 
     id: str
     moment: Moment | None
     check: Check | None
+    after: tuple[Moment, ...] = ()
 
 
-def rows(call: Call, story: Story) -> list[Row]:
-    """The captured steps in their order; each one missing, where the kernel would have it."""
+def places(call: Call, story: Story) -> list[Moment]:
+    """The captured steps of a call, and where a thread is or was held asleep in it, in order."""
+    holds = [hold.moment for hold in story.holds if hold.call == call.number and is_place(hold)]
+    return sorted([*call.moments, *filter(None, holds)], key=order) if holds else call.moments
+
+
+def is_place(hold: Hold) -> bool:
+    """Where the machine was frozen, the step was captured a moment later: the step is the place."""
+    return hold.event.how == "asleep" or hold.end is None
+
+
+def halves(all: list[Moment]) -> tuple[list[Moment], list[Moment]]:
+    """The moments up to the call's return, and those after it: from close(), the exit."""
+    ends = [at for at, moment in enumerate(all, 1) if moment.id == "STEP_17"]
+    split = ends[0] if ends else len(all)
+    return all[:split], all[split:]
+
+
+def rows(look: Look) -> list[Row]:
+    """The captured steps in their order; each one missing, where the kernel would have it; and,
+    under a heading, what came after the call's return.
+    """
+    if look.moment is None:
+        return []
+    call, story = look.moment.call, look.story
     checks = story.steps(call)
-    seen = {moment.id for moment in call.moments}
-    found = [Row(moment.id, moment, moment.check) for moment in call.moments]
+    inside, after = halves(places(call, story))
+    found = [Row(moment.id, moment, moment.check) for moment in inside]
+    seen = {moment.id for moment in inside}
     for rank, id in enumerate(CALL_STEPS):
         if id not in seen:
             before = [
@@ -39,7 +85,24 @@ def rows(call: Call, story: Story) -> list[Row]:
                 if row.id in CALL_STEPS and CALL_STEPS.index(row.id) < rank
             ]
             found.insert(max(before, default=0), Row(id, None, checks[id]))
+    if after:
+        found.append(Row("", None, None, tuple(after)))
+        if is_open(look, after):
+            found += [Row(moment.id, moment, moment.check) for moment in after]
     return found
+
+
+def is_open(look: Look, after: list[Moment]) -> bool:
+    """Whether what came after the call is unfolded: once the cursor was in it, it stays so."""
+    return look.moment is not None and (
+        look.moment.call.number in look.opened or any(each is look.moment for each in after)
+    )
+
+
+def is_after(moment: Moment) -> bool:
+    """Whether a moment came after its call's return."""
+    end = moment.call.first.get("STEP_17")
+    return end is not None and order(moment) > order(end)
 
 
 def named_step(id: str) -> Content:
@@ -48,60 +111,130 @@ def named_step(id: str) -> Content:
     return Content(id if kind.cleanup else f"{id} {kind.name}")
 
 
-def sign(row: Row, story: Story) -> tuple[str, str]:
-    if row.moment is None and row.id != "PROBE_INIT" and row.id not in story.blind:
+def part(moment: Moment) -> str:
+    """Which of the readings of a step it is: "entry", "exit", or "2/2" where both are alike."""
+    at = getattr(moment.event, "at", None)
+    twins = [each for each in moment.call.moments if each.id == moment.id]
+    if len(twins) > 1 and moment in twins:
+        ats = [getattr(each.event, "at", None) for each in twins]
+        if len(set(ats)) == len(ats):
+            return str(at)
+        return f"{next(n for n, m in enumerate(twins, 1) if m is moment)}/{len(twins)}"
+    if at is not None and isinstance(moment.event, ev.Held):
+        return str(at)
+    return "entry" if at == "entry" and moment.id in CALL_STEPS else ""
+
+
+def place(moment: Moment) -> str:
+    """What the cursor is on, in short: "STEP_16 entry"."""
+    return visible(f"{moment.id} {part(moment)}".rstrip())
+
+
+def sign(row: Row, look: Look) -> tuple[str, str]:
+    if row.moment is None and row.id != "PROBE_INIT" and row.id not in look.story.blind:
         return AHEAD, QUIET
-    return (SIGNS[row.check.status], STYLES[row.check.status]) if row.check else (UNCHECKED, "")
+    return (SIGNS[row.check.status], STYLES[row.check.status]) if row.check else (" ", "")
 
 
-def call_title(look: Look) -> str:
-    """Which call it is, and what came of it."""
-    if look.moment is None:
-        return "STEPS"
-    call = look.moment.call
-    number = f"STEPS  call {call.number}/{len(look.story.calls)}"
-    result = f" = {errno_text(call.result)}" if call.result is not None else ""
-    whole = f"{number}  {call_text(call.enter)}{result}"
-    return whole if len(whole) < look.width - 2 else number + result
+def stands(moment: Moment | None, look: Look) -> str:
+    """‖ where a thread is or was held, ■ where the program is stopped now; else a space."""
+    if moment is None:
+        return " "
+    if isinstance(moment.event, ev.Held):
+        return HELD
+    if not look.live:
+        return " "
+    state = look.story.tasks.get(moment.event.pid)
+    stopped = state is not None and state.state == "stopped"
+    return STOPPED if stopped and moment is look.story.moments[-1] else " "
+
+
+def title(look: Look) -> Content:
+    calls = len(look.story.calls)
+    which = f"  call {look.moment.call.number} of {calls}" if look.moment and calls > 1 else ""
+    return Content.assemble("STEPS", (which, QUIET))
 
 
 def steps(look: Look) -> list[Content]:
+    """One line a step; the signs explained below, where there is room."""
     if look.moment is None:
         nothing = "no socket() call yet" if look.live else "no socket() call in this recording"
-        return [text(nothing, QUIET)]
-    call = look.moment.call
-    return [_step(row, look) for row in rows(call, look.story)]
+        return [text(f"  {nothing}", QUIET)]
+    lines = [_step(row, look) for row in rows(look)]
+    spare = look.height - len(lines) - len(LEGEND)
+    if spare >= 0:
+        legend = [Content.assemble(" ", *parts) for parts in LEGEND]
+        lines += [*[Content("")] * spare, *legend]
+    return lines
 
 
 def _step(row: Row, look: Look) -> Content:
+    if row.after:
+        return _heading(row, look)
     here = row.moment is not None and row.moment is look.moment
-    mark, style = sign(row, look.story)
-    kind = STEPS.get(row.id)
-    name = kind.name if kind and not kind.cleanup else ""
-    if name and row.moment and isinstance(row.moment.event, ev.Step):
-        name += " (entry)" if row.moment.event.at == "entry" else ""
-    stop = "•" if look.live and row.id in look.stops else " "
+    mark, style = sign(row, look)
+    where = stands(row.moment, look)
+    if where == " " and look.live and look.stops != look.could and row.id in look.stops:
+        where = STOP
     tone = "bold" if here else "" if row.moment or row.id == "PROBE_INIT" else QUIET
     line = Content.assemble(
-        ("▶" if here else " ", "$accent"), stop, (mark, style), " ", (visible(row.id), tone), " ",
-        (visible(name), tone or QUIET),
+        (HERE if here else " ", "bold $accent"),
+        (where, "$error" if where == STOP else "bold $warning"), (mark, style), " ",
+        (_name(row, look), tone),
     )  # fmt: skip
-    if look.width >= 48 and row.moment is not None:
-        since = f"+{duration(row.moment.event.t - row.moment.call.enter.t)} "
-        line = cut(line, look.width - len(since) - 1).pad_right(
-            max(0, look.width - len(since) - line.cell_length)
-        )
-        line = Content.assemble(line, (since, QUIET))
-    line = cut(line, look.width)
-    if here:
-        line = line.pad_right(max(0, look.width - line.cell_length)).stylize("on $cursor")
-    return line
+    if row.moment is not None and look.width >= TIMES_FROM:
+        line = _timed(line, row.moment.event.t - row.moment.call.enter.t, look.width)
+    return fill(line, look.width).stylize("on $cursor") if here else cut(line, look.width)
+
+
+def _name(row: Row, look: Look) -> str:
+    event = row.moment.event if row.moment else None
+    if isinstance(event, ev.Held) and event.how == "asleep":
+        hold = next(hold for hold in look.story.holds if hold.moment is row.moment)
+        return visible(f"{row.id} {duration(hold.end.held) if hold.end else 'held here'}")
+    kind = STEPS.get(row.id)
+    name = kind.name if kind and not kind.cleanup else ""
+    which = part(row.moment) if row.moment else ""
+    return visible(" ".join(word for word in (row.id, name, which) if word))
+
+
+def _timed(line: Content, past: int, width: int) -> Content:
+    """The line with its time at the right: since the call began."""
+    words = since(past)
+    return Content.assemble(fill(line, width - len(words) - 1), " ", (words, QUIET))
+
+
+def _heading(row: Row, look: Look) -> Content:
+    """What came after the call's return: where from, how many steps, how much later."""
+    after = list(row.after)
+    inside, _ = halves(look.moment.call.moments) if look.moment else ([], [])
+    later = duration(after[0].event.t - inside[-1].event.t) if inside else ""
+    worst = [each.check.status for each in after if each.check]
+    status = next((each for each in ("fail", "unobservable", "pass") if each in worst), "pass")
+    mark, style = (SIGNS[status], STYLES[status]) if worst else (" ", "")
+    steps = f"{len(after)} step{'s' if len(after) > 1 else ''}"
+    opened = is_open(look, after)
+    line = Content.assemble(
+        " ", OPEN if opened else FOLDED, (mark, style), " ", (came_from(after, look.story), ""),
+        (f" {steps}, {later} later", QUIET),
+    )  # fmt: skip
+    return cut(line, look.width)
+
+
+def came_from(after: list[Moment], story: Story) -> str:
+    """What brought the steps after the call's return, where that was seen."""
+    number = after[0].call.objects.get("fd")
+    if number is not None and number.free is not None and number.free.site == "close":
+        return "close()"
+    stack = getattr(after[0].event, "stack", None)
+    names = functions(story.stacks.get(stack, [])) if stack is not None else []
+    if after[0].id == "CLEANUP_DO_EXIT" or "do_exit" in names:
+        return "exit"
+    return {"CLEANUP_GET_SIGNAL": "signal"}.get(after[0].id, "cleanup")
 
 
 def row_of(look: Look) -> int | None:
     """The line of the step list that the cursor is on."""
-    moment = look.moment
-    if moment is None:
+    if look.moment is None:
         return None
-    found = rows(moment.call, look.story)
-    return next((y for y, row in enumerate(found) if row.moment is moment), None)
+    return next((y for y, row in enumerate(rows(look)) if row.moment is look.moment), None)

@@ -1,8 +1,10 @@
-"""The linkage diagram: three boxes, one for each layer, and the pointers between them.
+"""The three objects as boxes at fixed rows, with the pointers between them.
 
-What a link amounts to is told by a word and by the shape of its line, then by colour:
+A box is dashed until its object is made, and again once it is freed. Between two boxes stand the
+two fields that link them, and one word for what the link amounts to. The signs at the ends of that
+row say the same of each direction:
 
-    │ linked    ╎ one-way    × broken, freed    no line: NULL    ? unread
+    ▼ │ leads there    × broken, freed    ? not read    nothing: NULL
 """
 
 from __future__ import annotations
@@ -12,33 +14,43 @@ from itertools import groupby
 
 from textual.content import Content
 
-from recordings.layers import LABELS, LINKS, NAMES, STRUCTS, Kind
-from recordings.story import Link, Moment, Story
+from recordings.layers import LABELS, LINKS, STRUCTS, Kind
+from recordings.story import Link, LinkState, Moment, Story
 from recordings.words import address, object_word, reading, visible
-from tui.views.look import QUIET, Look
+from tui.views.look import CHANGED, QUIET, Look
 
 WIDEST = 76  # cells: the eye has to find its way between left and right
 OUT, BACK = 2, 3  # columns of the arrows down (from the left) and back up (from the right)
+DIGITS = 40  # cells below which an address is cut to its last digits
 
 
 @dataclass(frozen=True)
 class Shape:
+    """A link's state: its word, the sign of a pointer in that state, its style."""
+
     word: str
-    line: str  # the middle of the arrow
+    sign: str
     style: str
-    arrow: bool  # whether it arrives
+
+    @property
+    def leads(self) -> bool:
+        return self.sign == "│"
 
 
-SHAPES = {
-    "linked": Shape("linked", "│", "$success", True),
-    "one-way": Shape("one-way", "╎", "$warning", True),
-    "broken": Shape("broken", "×", "bold $error", False),
-    "freed": Shape("freed", "×", "bold $error", False),
-    "absent": Shape("NULL", " ", QUIET, False),
-    "unread": Shape("unread", "?", QUIET, False),
+SHAPES: dict[LinkState, Shape] = {  # the first that one of the two pointers is in is the word
+    "broken": Shape("broken", "×", "bold $error"),
+    "freed": Shape("freed", "×", "bold $error"),
+    "linked": Shape("linked", "│", "$success"),
+    "one-way": Shape("one-way", "│", "$warning"),
+    "absent": Shape("absent", " ", QUIET),
+    "unread": Shape("not read", "?", QUIET),
 }
-# What is shown of a struct beside its address, as far as there is room.
-FACTS = {
+WHAT = {  # an object is for, in the words of the program's side
+    "file": "what read() and close() use",
+    "socket": "what the calls work on",
+    "sock": "what the protocol owns",
+}
+FACTS = {  # what is shown of a struct beside its address, as far as there is room
     "file": ("f_op", "f_count", "f_flags", "f_inode"),
     "socket": ("state", "type", "ops", "flags"),
     "sock": ("skc_state", "skc_family", "skc_prot", "skc_refcnt"),
@@ -71,144 +83,143 @@ class Canvas:
 
 
 def linkage(look: Look) -> list[Content]:
-    """The diagram of one moment, as tall as fits; the box that is inspected is marked."""
+    """The diagram of one moment; its rows depend on the room alone."""
     moment = look.moment
     facts, gap = next(
-        ((facts, gap) for facts, gap in ((3, 2), (3, 1), (2, 1), (1, 1))
+        ((facts, gap) for facts, gap in ((4, 2), (3, 2), (3, 1), (2, 1), (1, 1))
          if 1 + 3 * (2 + facts) + 2 * gap <= look.height),
         (1, 1),
     )  # fmt: skip
     canvas = Canvas(min(look.width, WIDEST), 1 + 3 * (2 + facts) + 2 * gap)
-    _descriptor(canvas, moment)
-    above, edge, top = "fd", 0, 1  # the layer above, where arrows leave it, and where they come to
+    _descriptor(canvas, moment, look.story)
+    above, edge, top = "", 0, 1  # the box above, its lower edge, the upper edge of the next
     for kind in STRUCTS:
-        _box(canvas, top, facts, kind, moment, look.story, kind == look.layer)
-        if moment is not None:
-            down, back = f"{above}→{kind}", f"{kind}→{above}"
-            _down(canvas, edge, top, down, moment)
-            if back in LINKS:
-                words = _label(down, moment.links[down], moment)
-                left = OUT + 2 + len(words[0] + words[1])
-                _back(canvas, edge, top, back, moment, left)
+        _box(canvas, top, facts, kind, moment, look.story)
+        if above and moment is not None:
+            _link(canvas, edge, top, f"{above}→{kind}", f"{kind}→{above}", moment)
         above, edge, top = kind, top + facts + 1, top + 2 + facts + gap
     return canvas.lines()
 
 
-def _descriptor(canvas: Canvas, moment: Moment | None) -> None:
-    x = OUT + 2
+def _descriptor(canvas: Canvas, moment: Moment | None, story: Story) -> None:
     fd = moment.snap.fd if moment else None
-    if fd is not None:
-        link = moment.links["fd→file"] if moment else None
-        word = SHAPES[link.state].word if link else ""
-        if link and link.state == "absent":
-            word = "NULL: reserved, not installed"
-        star = "*" if moment and "fd.file" in moment.changed else " "
-        canvas.put(x, 0, f"fd {fd.number}", "bold")
-        style = SHAPES[link.state].style if link else ""
-        canvas.put(x + 4 + len(str(fd.number)), 0, f"fdt->fd[{fd.number}]{star}{word}", style)
-    elif moment and "fd" in moment.objects:
-        number, freed = visible(moment.objects["fd"][0]), moment.objects["fd"][1]
-        canvas.put(x, 0, f"fd {number}", QUIET)
-        text = "given back" if freed else "table not read here"
-        canvas.put(x + 4 + len(number), 0, text, QUIET)
-    else:
-        canvas.put(x, 0, "no descriptor seen yet", QUIET)
+    word = object_word("fd", moment, story) if moment else "not made yet"
+    known = moment.objects.get("fd", (" ", False))[0] if moment else " "
+    number = visible(str(fd.number) if fd else known)
+    style, mark, sign = QUIET, " ", " "
+    if fd is not None and moment is not None and word == "live":
+        link = moment.links["fd→file"]
+        shape = SHAPES[link.state]
+        word, style = shape.word, shape.style
+        sign = "▼" if shape.leads else shape.sign
+        word += ": number reserved" if link.state == "absent" else ""
+        mark = CHANGED if "fd.file" in moment.changed else " "
+    elif word == "live":
+        word = "live, its table not read"
+    elif word == "freed":
+        word, style = "freed: number given back", "$warning"
+    canvas.put(OUT, 0, sign, style)
+    canvas.put(OUT + 1, 0, mark, "bold $accent")
+    canvas.put(OUT + 2, 0, f"fd {number}", "bold" if fd else QUIET)
+    canvas.put(OUT + 7 + len(number), 0, word, style)
 
 
 def _box(
-    canvas: Canvas, y: int, facts: int, kind: Kind, moment: Moment | None, story: Story,
-    chosen: bool,
-) -> None:  # fmt: skip
-    title = f"{NAMES[kind]} · {LABELS[kind]}"
+    canvas: Canvas, y: int, facts: int, kind: Kind, moment: Moment | None, story: Story
+) -> None:
+    title = LABELS[kind]
     struct = getattr(moment.snap, kind) if moment else None
-    known = moment.objects.get(kind, (None, False))[0] if moment else None
-    at = struct.at if struct is not None else known
     word = object_word(kind, moment, story) if moment else "not made yet"
     style, edge, side = QUIET, "╌", "╎"
     if word == "freed":
         style = "$warning"
-    elif struct is not None and word == "live":
+    elif word == "live":
         style, edge, side = "$primary", "─", "│"
     last = canvas.width - 1
     for row, (left, right) in ((y, "┌┐"), (y + facts + 1, "└┘")):
         canvas.put(0, row, left + edge * (last - 1) + right, style)
     for row in range(y + 1, y + facts + 1):
         canvas.put(0, row, side + " " * (last - 1) + side, style)
-    canvas.put(OUT + 3, y, f" {title} ", f"bold {style}" + (" reverse" if chosen else ""))
-    if at is not None:
-        words = f"@ {address(at)}" if at else "its own address was not read"
-        canvas.put(2, y + 1, words, "bold" if struct is not None and at else QUIET)
-    canvas.put(last - 1 - len(word), y + 1, word, style)
-    if struct is not None and moment is not None:
+    canvas.put(2, y, f" {title} ", f"bold {style}")
+    if canvas.width >= 60:
+        canvas.put(4 + len(title) + 1, y, f" {WHAT[kind]} ", QUIET)
+    canvas.put(last - 3 - len(word), y, f" {word} ", style)
+    at = moment.objects.get(kind, ("", False))[0] if moment else ""
+    at = struct.at or at if struct is not None else at
+    if moment is None or word not in ("live", "freed"):
+        return
+    words = f"@ {address(at)}" if at else "its own address was not read"
+    canvas.put(2, y + 1, words, "bold" if struct is not None and at else QUIET)
+    if struct is not None:
         _facts(canvas, y + 2, facts - 1, kind, moment, story)
+    elif word == "live":
+        canvas.put(2, y + 2, "not read at this step", QUIET)
 
 
 def _facts(canvas: Canvas, y: int, rows: int, kind: str, moment: Moment, story: Story) -> None:
     """What was read of a struct, in short: as many whole values as there is room for."""
     struct = getattr(moment.snap, kind)
-    words = []
+    x, row, right = 2, 0, canvas.width - 2
     for field in FACTS[kind]:
         value = getattr(struct, field)
-        if value is not None:
-            name = f"{kind}.{field}"
-            text = reading(name, value, story, moment.call.family, digits=6)
-            if not text.endswith(f"({value})"):  # a decoded constant says itself what it is
-                text = f"{field} {text}"
-            words.append((text, "bold $accent" if name in moment.changed else ""))
-    x, row, right = 2, 0, canvas.width - 2
-    for text, style in words:
-        if x > 2 and x + len(text) > right:
+        if value is None:
+            continue
+        name = f"{kind}.{field}"
+        shown = reading(name, value, story, moment.call.family, digits=6)
+        if shown.endswith(f" ({value})"):  # a decoded constant says itself what it is
+            shown = shown.removesuffix(f" ({value})")
+        elif not story.name(value if isinstance(value, str) else None):  # as a kernel's name does
+            shown = f"{field} {shown}"
+        mark = CHANGED if name in moment.changed else ""
+        if x > 2 and x + len(mark + shown) > right:
             x, row = 2, row + 1
         if row >= rows:
             break
-        canvas.put(x, y + row, text[: right - x], style)
-        x += len(text) + 2
+        canvas.put(x, y + row, mark, "bold $accent")
+        canvas.put(x + len(mark), y + row, shown[: right - x], "bold" if mark else "")
+        x += len(mark + shown) + 2
 
 
-def _label(name: str, link: Link, moment: Moment) -> tuple[str, str, str]:
-    """(field, word, style) of a pointer; a change at this step is told by a star as well."""
+def _link(canvas: Canvas, top: int, bottom: int, down: str, back: str, moment: Moment) -> None:
+    """Two pointers, from the edge of one box (`top`) to that of the next: one word for both."""
+    there, home = moment.links[down], moment.links[back]
+    both = {name.partition("→")[0] for name in (down, back)} <= moment.objects.keys()
+    states = (there.state, home.state)
+    if states == ("unread", "unread") and not both:
+        return  # between objects that are not there
+    word = next(shape for state, shape in SHAPES.items() if state in states)
+    first, right = top + 1, canvas.width - BACK
+    for x, each, tip in ((OUT, there, "▼"), (right, home, "│")):
+        if both or each.state != "unread":
+            _pointer(canvas, x, first, bottom - 1, each, tip)
+    if SHAPES[there.state].leads:
+        canvas.put(OUT, top, "┬", SHAPES[there.state].style)
+    if SHAPES[home.state].leads:
+        canvas.put(right, top, "▲", SHAPES[home.state].style)
+    name, other = LINKS[down].field, LINKS[back].field
+    canvas.put(OUT + 2, first, name, SHAPES[there.state].style)
+    canvas.put(right - 1 - len(other), first, other, SHAPES[home.state].style)
+    for x, link in ((OUT + 1, down), (right - 2 - len(other), back)):
+        if LINKS[link].name in moment.changed:
+            canvas.put(x, first, CHANGED, "bold $accent")
+    said = word.word
+    wrong = next((link for link in (there, home) if link.state == "broken"), None)
+    start, end = OUT + 3 + len(name), right - 2 - len(other)
+    if wrong is not None and wrong.value and len(said) + 8 <= end - start:
+        said += f" {address(wrong.value, 6)}"
+    middle = max(start, min(end - len(said), (canvas.width - len(said)) // 2))
+    canvas.put(middle, first, said[: max(0, end - middle)], word.style)
+    if bottom - top > 2:
+        for each, left in ((there, True), (home, False)):
+            if each.value and each.state != "absent":
+                at = address(each.value)
+                x = OUT + 2 if left else right - 1 - len(at)
+                canvas.put(x, first + 1, at, SHAPES[each.state].style)
+
+
+def _pointer(canvas: Canvas, x: int, top: int, bottom: int, link: Link, tip: str) -> None:
     shape = SHAPES[link.state]
-    word = shape.word
-    if link.state == "broken" and link.value:
-        word += f" {address(link.value, 6)}"
-    pointer = LINKS[name]
-    changed = pointer.name in moment.changed
-    style = f"bold {shape.style}" if changed else shape.style
-    return pointer.field + ("*" if changed else " "), word, style
-
-
-def _down(canvas: Canvas, top: int, bottom: int, name: str, moment: Moment) -> None:
-    link = moment.links[name]
-    shape = SHAPES[link.state]
-    if shape.arrow:
-        canvas.put(OUT, top, "┬" if top else "╷", shape.style)
-        canvas.put(OUT, bottom, "▼", shape.style)
-    elif not top:
-        canvas.put(OUT, top, shape.line, shape.style)
-    if not top:
-        return  # the descriptor's own line says the rest
-    for y in range(top + 1, bottom):
-        canvas.put(OUT, y, shape.line, shape.style)
-    field, word, style = _label(name, link, moment)
-    canvas.put(OUT + 2, top + 1, field + word, style)
-    if bottom - top > 2 and link.value and link.state != "absent":
-        canvas.put(OUT + 2, top + 2, address(link.value), style)
-
-
-def _back(canvas: Canvas, top: int, bottom: int, name: str, moment: Moment, left: int) -> None:
-    """The pointer back up; `left`: where the words of the one down end."""
-    link = moment.links[name]
-    shape = SHAPES[link.state]
-    x = canvas.width - BACK
-    if shape.arrow:
-        canvas.put(x, top, "▲", shape.style)
-        canvas.put(x, bottom, "┴", shape.style)
-    for y in range(top + 1, bottom):
-        canvas.put(x, y, shape.line, shape.style)
-    field, word, style = _label(name, link, moment)
-    whole = f"{word}{field[-1]}{field[:-1]}"
-    text = next((way for way in (whole, word) if x - 2 - len(way) >= left), "")
-    canvas.put(x - 1 - len(text), top + 1, text, style)
-    if bottom - top > 2 and link.value and link.state != "absent":
-        value = address(link.value)
-        canvas.put(x - 1 - len(value), top + 2, value, style)
+    for y in range(top, bottom + 1):
+        canvas.put(x, y, shape.sign, shape.style)
+    if shape.leads:
+        canvas.put(x, bottom, tip, shape.style)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import AsyncIterator
 
+from recordings import events as ev
 from recordings.steps import STEPS
-from recordings.story import Moment, Story
+from recordings.story import Moment, Story, order
 from recordings.stream import encode
 from recordings.words import describe
+from tui.views.call import is_place
 from tui.views.history import moment_at
 from tui.views.look import Look
 
@@ -30,6 +32,27 @@ async def search(story: Story, words: str) -> AsyncIterator[int]:
             or any(at in raw for at in addresses)
         ):
             yield line
+
+
+def is_at(story: Story, moment: Moment) -> bool:
+    """Whether a moment is still a place to be at: a hold of a frozen machine is over at its end."""
+    if not isinstance(moment.event, ev.Held):
+        return True
+    return any(hold.moment is moment and is_place(hold) for hold in story.holds)
+
+
+def beside(story: Story, moment: Moment | None, by: int) -> Moment | None:
+    """The place before (`by` -1) or after (1) a moment: a step, or where a thread was held."""
+    here = order(moment) if moment is not None else (-1, False)
+    holds = [hold.moment for hold in story.holds if is_place(hold)]
+    held = [each for each in holds if each is not None]
+    if by > 0:
+        next = bisect_right(story.moments, here, key=order)
+        after = [*story.moments[next : next + 1], *(each for each in held if order(each) > here)]
+        return min(after, key=order, default=None)
+    last = bisect_left(story.moments, here, key=order)
+    before = [*story.moments[max(0, last - 1) : last], *(m for m in held if order(m) < here)]
+    return max(before, key=order, default=None)
 
 
 def moment_near(story: Story, line: int) -> Moment | None:

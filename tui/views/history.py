@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from textual.content import Content
 
 from recordings import events as ev
-from recordings.story import Moment, Object, Story
+from recordings.story import Moment, Object, Story, order
 from recordings.verdict import fate as fate_of
-from recordings.words import address, describe, duration, object_word, visible
-from tui.views.look import QUIET, Look, text
+from recordings.words import address, describe, duration, object_word, since, visible
+from tui.views.look import QUIET, Look, cut, text
 
 
 class LogLines(Sequence[Content]):
@@ -80,40 +80,79 @@ class OutputLines(Sequence[Content]):
         return text(self.lines[y].expandtabs())
 
 
+def ledger_title(look: Look) -> Content:
+    """How many objects live; the last line that the program had written by then."""
+    live = sum(1 for each in _made(look) if _word(each, look) == "live")
+    wrote = text("OUTPUT  " + (written(look) or "nothing yet"), QUIET)
+    return Content.assemble(f"LEDGER  {live} live".ljust(24), wrote)
+
+
+def written(look: Look) -> str:
+    """The last line that the program had written at this moment; at the newest, of all."""
+    story, moment = look.story, look.moment
+    newest = moment is None or order(moment) >= order(story.moments[-1])
+    line = ""
+    for piece in reversed(story.output if newest else story.output[: moment.written]):  # type: ignore[union-attr]
+        line = piece + line
+        if "\n" in line.rstrip("\r\n"):
+            break
+    return line.rstrip("\r\n").rpartition("\n")[2]
+
+
 def ledger(look: Look) -> list[Content]:
     """The objects that the call had made at this moment: what is known of each, where it was made,
     and where it was freed: nothing of what came later.
     """
-    moment = look.moment
-    if moment is None:
-        return [text("no objects yet", QUIET)]
-    made = [each for kind, each in moment.call.objects.items() if kind in moment.objects]
-    ended = look.story.end is not None and moment is look.story.moments[-1]
+    made = _made(look)
+    if look.moment is None or not made:
+        return [text("  no object of a call was seen so far", QUIET)]
+    ended = look.story.end is not None and look.moment is look.story.moments[-1]
     leaked = [each for each in made if ended and fate_of(look.story, each).status == "fail"]
-    lines = [_object(each, look, moment, each in leaked) for each in made]
-    return lines or [text("no object of this call was seen so far", QUIET)]
+    return [_object(each, look, each in leaked) for each in made]
 
 
-def _object(made: Object, look: Look, moment: Moment, leaked: bool) -> Content:
-    start, alloc, free = moment.call.enter.t, made.alloc, made.free
-    word = object_word(made.kind, moment, look.story)
+def _made(look: Look) -> list[Object]:
+    if look.moment is None:
+        return []
+    known = look.moment.objects
+    return [each for kind, each in look.moment.call.objects.items() if kind in known]
+
+
+def _word(made: Object, look: Look) -> str:
+    return object_word(made.kind, look.moment, look.story) if look.moment else ""
+
+
+def _object(made: Object, look: Look, leaked: bool) -> Content:
+    assert look.moment is not None
+    moment, alloc, free = look.moment, made.alloc, made.free
+    start, pid = moment.call.enter.t, moment.call.enter.pid
+    word = _word(made, look)
     style = {"live": "$success", "freed": "$warning"}.get(word, QUIET)
-    at = made.at if made.kind == "fd" else address(made.at)
-    again = f" generation {made.generation}" if made.generation > 1 and made.kind != "fd" else ""
-    cache = f" ({alloc.cache})" if alloc.cache else ""
-    told = f"  + {duration(alloc.t - start)} {alloc.site}{cache}"
+    end = ""
     if free is not None and (word == "freed" or free.t <= moment.event.t):
-        since, who = duration(free.t - start), f"{free.comm} ({free.pid})"
-        here = "" if word == "freed" else "freed by this step: "
-        told += f"  − {here}{since} {free.site} in {who}"
+        who = f" in {free.comm} ({free.pid})" if free.pid != pid else ""
+        here = "" if word == "freed" else "by this step, "
+        end = f"  freed {here}{since(free.t - start)}  {free.site}{who}"
     elif word == "freed":
-        told += "  − its free was not seen, but its address was given out again"
+        end = "  no free seen, but its address was given out again"
     elif leaked:
         word, style = "LEAK", "bold $error"
-    return Content.assemble(
-        (f"{made.kind:<6} ", "bold"), (f"{word:<5}", style),
-        visible(f" {at}{again}"), (visible(told), QUIET),
+    at = made.at if made.kind == "fd" else address(made.at, None if look.height > 12 else 6)
+    again = f" generation {made.generation}" if made.generation > 1 and made.kind != "fd" else ""
+    cache = f" ({alloc.cache})" if alloc.cache and look.width > 100 else ""
+    born = since(alloc.t - start)
+    line = Content.assemble(
+        (f"  {made.kind:<6}  ", "bold"), f"{visible(at):<8}", (f"  {word:<5}", style),
+        (visible(f"  {born:<8}  {alloc.site}{cache}{again}"), QUIET), (visible(end), style),
     )  # fmt: skip
+    return cut(line, look.width)
+
+
+def stack(look: Look) -> list[Content]:
+    """The kernel's functions at this moment, innermost first."""
+    number = getattr(look.moment.event, "stack", None) if look.moment else None
+    frames = look.story.stacks.get(number) if number is not None else None
+    return [text(f"  {frame}", QUIET) for frame in frames or ["not captured here"]]
 
 
 def probes(look: Look) -> list[Content]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from textual.content import Content
 
-from recordings import events as ev
+from recordings.layers import Kind
 from recordings.steps import STEPS
 from recordings.story import Moment, Story
 from recordings.words import visible
@@ -15,27 +15,31 @@ from recordings.words import visible
 STOPS = frozenset(id for id in STEPS if id.startswith(("STEP_", "CLEANUP_")))
 QUIET = "$quiet"
 
+# The signs, each with its style: the cursor; held, stopped; a stop that the user set; folded,
+# unfolded; not reached; a value or an object that is new, that changed. Those of a check's outcome
+# are in recordings/steps.py. Their ASCII forms are in tui/plain.py.
+HERE, HELD, STOPPED, STOP, FOLDED, OPEN, AHEAD = "▶", "‖", "■", "●", "▸", "▾", "·"
+NEW, CHANGED = "+", "*"
+STYLES = {"pass": "$success", "fail": "bold $error", "unobservable": QUIET}
+
 
 @dataclass(frozen=True)
 class Look:
-    """All that is looked at: the story so far, the cursor in it, and what the user chose."""
+    """All that is looked at: the story so far, the cursor in it, and what the user chose.
+
+    `stops`: where the program stops, of all that it `could` stop at. `opened`: the calls whose
+    cleanup is unfolded. `output`: what the program had written.
+    """
 
     story: Story
     moment: Moment | None = None
-    layer: ev.Kind = "socket"
+    layer: Kind = "socket"
     stops: frozenset[str] = STOPS
+    could: frozenset[str] = STOPS
+    opened: frozenset[int] = frozenset()
     live: bool = False
     width: int = 80
     height: int = 24
-
-    @property
-    def now(self) -> ev.Snapshot | None:
-        """The layers as they are now, where the call is held after this moment."""
-        held = [hold.event for hold in self.story.held.values()]
-        if self.moment is None or self.moment is not self.moment.call.moments[-1]:
-            return None
-        snaps = [event.snap for event in held if event.call == self.moment.call.number]
-        return snaps[-1] if snaps else None
 
     def within(self, width: int, height: int) -> Look:
         return replace(self, width=width, height=height)
@@ -55,3 +59,8 @@ def wrapped(words: str, width: int, style: str = "") -> list[Content]:
 
 def cut(line: Content, width: int) -> Content:
     return line.truncate(max(1, width), ellipsis=True) if line.cell_length > width else line
+
+
+def fill(line: Content, width: int) -> Content:
+    """The line, cut or padded to exactly this width."""
+    return cut(line, width).pad_right(max(0, width - line.cell_length))

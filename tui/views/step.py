@@ -17,22 +17,45 @@ from recordings.words import (
     sentence,
     visible,
 )
-from tui.plain import UNCHECKED
-from tui.views.call import STYLES
-from tui.views.look import QUIET, Look, cut, text, wrapped
+from tui.views.look import QUIET, STYLES, Look, cut, text, wrapped
 
 
-def said(look: Look) -> list[Content]:
-    """The step's sentence, its check with the evidence, and how it was captured."""
-    moment = look.moment
+def said(look: Look, message: Content | None = None) -> list[Content]:
+    """Two rows for the step's sentence, and one for its check, or for a message to the user."""
+    moment, width = look.moment, look.width
     if moment is None:
-        return [*wrapped(_before(look), look.width)]
-    lines = wrapped(sentence(moment), look.width)[:2]
-    captured = cut(text(_captured(moment), QUIET), look.width)
-    check = cut(checked(moment, look.story), look.width)
-    if len(lines) < 2 or look.height > 3:
-        return [*lines, check, captured]
-    return [*lines, check]
+        lines, last = wrapped(_before(look), width), Content("")
+    elif isinstance(moment.event, ev.Held):
+        lines, last = _standing(moment.event, look)
+    else:
+        lines, last = wrapped(sentence(moment), width), checked(moment, look.story)
+    lines = [*lines, Content("")][:2]
+    return [*lines, cut(message if message is not None else last, width)]
+
+
+def _standing(event: ev.Held, look: Look) -> tuple[list[Content], Content]:
+    """Of a thread that is or was held: what that means, the stack, and its state."""
+    hold = next(each for each in look.story.holds if each.event is event)
+    here = "Asleep in the kernel" if event.how == "asleep" else f"Frozen at {hold_place(event)}"
+    if hold.end is None:
+        words = f"{here}: what is marked · has not happened."
+    else:
+        words = f"It was held here for {duration(hold.end.held)}, asleep in the kernel."
+    frames = look.story.stacks.get(event.stack, []) if event.stack is not None else []
+    stack = cut(text(" ‹ ".join(_own(frames)), QUIET), look.width)
+    return [cut(text(words), look.width), stack], text(_state(event), QUIET)
+
+
+def _own(frames: list[str]) -> list[str]:
+    """A stack without what the hold itself put on it: from the function that is held on."""
+    held = [at for at, frame in enumerate(frames) if frame.startswith(("bpf_lsm_", "security_"))]
+    return [each for each in frames[held[-1] + 1 if held else 0 :] if not each.startswith("bpf_")]
+
+
+def _state(event: ev.Held) -> str:
+    signals = ", ".join(map(signal_name, [*event.pending, *event.shared])) or "none"
+    state = f"state {event.state}" + (f" in {event.wchan}" if event.wchan else "")
+    return f"{state}; signals pending: {signals}; open descriptors: {open_descriptors(event)}"
 
 
 def _before(look: Look) -> str:
@@ -50,25 +73,29 @@ def _before(look: Look) -> str:
 
 
 def checked(moment: Moment, story: Story) -> Content:
+    """The outcome of the step's check: what was found first, what was checked behind it."""
     check, kind = moment.check, STEPS.get(moment.id)
     if check is None:
         why = story.blind.get(moment.id)
         if why is None:
-            return text(f"{UNCHECKED} captured; another reading of the step makes its check", QUIET)
+            return text("no check here: another reading of this step makes it", QUIET)
         check = Check("unobservable", why)
     mark, style = SIGNS[check.status], STYLES[check.status]
-    word = {"pass": "", "fail": "FAILED: ", "unobservable": "not observable here: "}[check.status]
-    what = f"{kind.check}: " if kind else ""
+    word = {"pass": "", "fail": "FAILED: ", "unobservable": "not observable: "}[check.status]
+    what = f"   check: {kind.check}" if kind else ""
     return Content.assemble(
-        (f"{mark} ", style), (word, style), (visible(what), QUIET), visible(check.evidence)
+        (f"{mark} ", style), (word, style), visible(check.evidence), (visible(what), QUIET)
     )
 
 
 def _captured(moment: Moment) -> str:
     event = moment.event
     since = duration(event.t - moment.call.enter.t)
-    if isinstance(event, ev.Enter):
-        return f"{call_text(event)}, syscall {event.nr}, cpu {event.cpu}, tid {event.tid}"
+    match event:
+        case ev.Enter():
+            return f"{call_text(event)}, syscall {event.nr}, cpu {event.cpu}, tid {event.tid}"
+        case ev.Held():
+            return f"+{since}, {hold_how(event)}, tid {event.tid}"
     return (
         f"{event.at} {event.symbol}, +{since}, probe {event.probe}, cpu {event.cpu}, "
         f"tid {event.tid} {event.comm}"
@@ -84,11 +111,14 @@ def story(look: Look) -> list[Content]:
         return [*lines, *wrapped(_before(look), width)]
     event, kind = moment.event, STEPS.get(moment.id)
     lines += [text(f"{moment.id}  {kind.name if kind else ''}", "bold $accent")]
-    if kind:
+    if kind is None:
+        lines += [*wrapped(sentence(moment), width), Content("")]
+    else:
         lines += [text(kind.source, QUIET), Content("")]
         lines += wrapped(sentence(moment), width, "bold")
         lines += [*wrapped(kind.story, width), Content("")]
-    lines += [*checked(moment, look.story).wrap(max(8, width)), Content("")]
+    if not isinstance(event, ev.Held):
+        lines += [*checked(moment, look.story).wrap(max(8, width)), Content("")]
     lines += wrapped(_captured(moment), width)
     if isinstance(event, ev.Step):
         lines += _capture(event, look)
@@ -108,14 +138,8 @@ def _held(hold: Hold, look: Look) -> list[Content]:
     """What was seen of the task while it was held in the kernel."""
     event, end = hold.event, hold.end
     when = f"for {duration(end.held)}" if end is not None else "now"
-    signals = ", ".join(map(signal_name, [*event.pending, *event.shared])) or "none"
     lines = [text(f"HELD {hold_place(event)}, {hold_how(event)}, {when}", "bold $warning")]
-    state = f"state {event.state}" + (f" in {event.wchan}" if event.wchan else "")
-    lines += wrapped(
-        f"thread {event.tid}, {state}, signals pending: {signals}, "
-        f"open descriptors: {open_descriptors(event)}",
-        look.width,
-    )
+    lines += wrapped(f"thread {event.tid}, {_state(event)}", look.width)
     registers = "  ".join(f"{name} {value}" for name, value in event.registers.items())
     lines += wrapped(registers, look.width) if registers else []
     frames = look.story.stacks.get(event.stack, []) if event.stack is not None else []

@@ -9,13 +9,15 @@ from textual.content import Content
 from recordings import events as ev
 from recordings.layers import LABELS, LAYERS, NULL
 from recordings.story import Moment, readings
-from recordings.words import address, reading, visible
-from tui.views.look import QUIET, Look, text
+from recordings.words import address, object_word, reading, visible
+from tui.views.look import CHANGED, NEW, QUIET, Look, cut, text
 
-FIELDS = {
+FIELDS: dict[ev.Kind, list[str]] = {
     layer: [name for name in struct.__struct_fields__ if name not in ("at", "number")]
     for layer, struct in LAYERS.items()
 }
+ALL = sum(len(fields) + 1 for fields in FIELDS.values())  # rows that all layers take
+WIDE = 40  # columns from which an address is whole
 
 
 def last_reading(moment: Moment, name: str) -> tuple[Moment, object] | None:
@@ -29,70 +31,67 @@ def last_reading(moment: Moment, name: str) -> tuple[Moment, object] | None:
     return None
 
 
-def heading(layer: ev.Kind) -> int:
-    """The line of the inspector where a layer begins."""
-    line = 0
-    for name, fields in FIELDS.items():
-        if name == layer:
-            break
-        line += len(fields) + 2
-    return line
-
-
 def inspector(look: Look) -> list[Content]:
-    """Every field of every layer, each always on the same line; held: and what differs now."""
-    lines: list[Content] = []
-    for layer, fields in FIELDS.items():
-        struct = getattr(look.moment.snap, layer) if look.moment else None
-        lines.append(_heading(layer, struct, look))
-        margin = max(map(len, fields)) + 2
-        lines += [_field(layer, name, struct, look, margin) for name in fields]
-        lines.append(Content(""))
-    return lines[:-1]
+    """Every field of every layer, each always on the same line; of one layer where there is less
+    room, with the names of all above it.
+    """
+    if look.height >= ALL:
+        return [line for kind in FIELDS for line in _layer(kind, look)]
+    names = Content("  ").join(
+        text(f"[{kind}]", "bold") if kind == look.layer else text(kind, QUIET) for kind in FIELDS
+    )
+    return [names, *next(_layer(kind, look, "") for kind in FIELDS if kind == look.layer)]
 
 
-def _heading(layer: ev.Kind, struct: ev.Layer | ev.Fd | None, look: Look) -> Content:
-    style = "bold reverse" if layer == look.layer else "bold"
+def everything(look: Look) -> list[Content]:
+    """All layers, with an empty line between two."""
+    parts = [[*_layer(kind, look), Content("")] for kind in FIELDS]
+    return [line for part in parts for line in part][:-1]
+
+
+def _layer(kind: ev.Kind, look: Look, name: str | None = None) -> list[Content]:
+    struct = getattr(look.moment.snap, kind) if look.moment else None
+    margin = max(map(len, FIELDS[kind])) + 2
+    return [_heading(kind, LABELS[kind] if name is None else name, struct, look)] + [
+        _field(kind, name, struct, look, margin) for name in FIELDS[kind]
+    ]
+
+
+def _heading(kind: ev.Kind, name: str, struct: ev.Layer | ev.Fd | None, look: Look) -> Content:
+    """The layer's name, and the address of what was read of it, or why nothing was."""
+    word = object_word(kind, look.moment, look.story) if look.moment else ""
+    word, style = "not read at this step" if word == "live" else word, QUIET
     if isinstance(struct, ev.Fd):
-        at = str(struct.number)
-    else:
-        at = address(struct.at, 6 if look.width < 40 else None) if struct is not None else ""
-    name = LABELS[layer] if layer != "fd" else f"fd {at}".strip()
-    where = "" if layer == "fd" else f" {at}"
-    if struct is None:
-        where = "  not read"
-    return Content.assemble((f" {name} ", style), (where, "" if struct is not None else QUIET))
+        word, style = f"fd {struct.number}", ""
+    elif struct is not None:
+        word, style = f"@ {address(struct.at)}" if struct.at else "at an address not read", ""
+    return cut(
+        Content.assemble((f"{name:<18}" if name else "  ", "bold"), (word, style)), look.width
+    )
 
 
 def _field(
-    layer: ev.Kind, name: str, struct: ev.Layer | ev.Fd | None, look: Look, margin: int
+    kind: str, name: str, struct: ev.Layer | ev.Fd | None, look: Look, margin: int
 ) -> Content:
     value = getattr(struct, name, None)
-    full = f"{layer}.{name}"
-    label = f"{name:<{margin}}"
-    digits = 6 if look.width < 40 else None
-    family = look.moment.call.family if look.moment else None
-    now = getattr(getattr(look.now, layer, None), name, None)
-    differs = Content("")
-    if now is not None and now != value:
-        differs = text(f"  now {reading(full, now, look.story, family, digits)}", "bold $warning")
+    full, label = f"{kind}.{name}", f"{name:<{margin}}"
     if value is None or look.moment is None:
-        return Content.assemble(
-            "  ", (label, QUIET), ("not read" if struct else "·", QUIET), differs
-        )
+        return Content.assemble("  ", (label, QUIET), ("not read" if struct else "·", QUIET))
+    family, digits = look.moment.call.family, 6 if look.width < WIDE else None
     shown = reading(full, value, look.story, family, digits)
+    if margin + 2 + len(shown) > look.width:  # a decoded constant says itself what it is
+        shown = shown.removesuffix(f" ({value})")
     before = last_reading(look.moment, full)
     changed = full in look.moment.changed
-    mark = "*" if changed else "+" if before is None else " "
+    mark = CHANGED if changed else NEW if before is None else " "
     line = Content.assemble(
         (mark, "bold $accent"), " ", (label, QUIET), (shown, "bold $accent" if changed else "")
     )
     if isinstance(value, str) and look.width >= 56 and value != NULL and shown != value:
         line += text(f"  {address(value)}", QUIET)
-    line += differs
-    if changed and before and look.width >= 40:
+    if changed and before:
         line += text(f"  ← {reading(full, before[1], look.story, family, digits)}", "$accent")
-    return line
+    return cut(line, look.width)
 
 
 def changes(look: Look) -> list[Content]:
