@@ -306,9 +306,6 @@ class Agent:
     def _raw(self, raw: Raw) -> None:
         decoder = self._decoder
         decoder.feed(raw)
-        while decoder.fired:
-            step, left = decoder.fired.pop()
-            self._arm_signal(step, raw.signo, left)  # the step's other points count along
         while decoder.forks:
             parent, child = decoder.forks.pop()
             self._write(ev.Fork(t=raw.t, pid=parent, child=child, followed=self._follow_forks))
@@ -621,19 +618,21 @@ class Agent:
         return [point.name for point in points if step in point.steps and point.injects]
 
     def _arm_signal(self, step: str, signo: int, times: int) -> None:
+        """All points of a step take from one quota."""
         assert self._attached is not None
+        serial = self._attached.quota(times)
         for point in self._points(step):
             stop, _, _ = self._attached.armed(point)
-            self._attached.arm(point, stop=stop, signo=signo, times=times)
+            self._attached.arm(point, stop=stop, signo=signo, serial=serial)
 
     def _set_stop(self, step: str, stop: bool) -> None:
         assert self._attached is not None
         (self._stops.add if stop else self._stops.discard)(step)
         for point in self._backend.points:
             if step in point.steps:
-                _, signo, times = self._attached.armed(point.name)
+                _, signo, serial = self._attached.armed(point.name)
                 wanted = bool(self._stops.intersection(point.steps))
-                self._attached.arm(point.name, stop=wanted, signo=signo, times=times)
+                self._attached.arm(point.name, stop=wanted, signo=signo, serial=serial)
 
     def _inject(self, command: cmd.Inject) -> None:
         assert self._attached is not None

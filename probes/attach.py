@@ -66,8 +66,10 @@ _OFFSETS = (
 _POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
 TRACEE = struct.Struct("Q6I")  # struct tracee
 _STOP_EVERYWHERE, _HOLDS_ARMED, _TRACEES_WAIT, _AGENT_PID = range(4)  # enum control
-ARM = struct.Struct("IIII")  # struct arm: stop, signo, times, pad
-REFUSAL = struct.Struct("Ii")  # struct refusal: times, error
+ARM = struct.Struct("IIII")  # struct arm: signo, serial, stop, pad
+REFUSAL = struct.Struct("Ii")  # struct refusal: serial, error
+QUOTA = struct.Struct("IIQ")  # struct quota: serial, times, used
+QUOTAS = 4096  # the newest: an older one ends
 
 
 class JobControl(NamedTuple):
@@ -141,6 +143,7 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
         "RING_SIZE": RING_SIZE,
         "RING_MARK": RING_MARK,
         "WAKE_INTERVAL": WAKE_INTERVAL,
+        "QUOTAS": QUOTAS,
         "FOLLOW_FORKS": int(follow_forks),
     }
     for owner, path in _OFFSETS:
@@ -177,8 +180,13 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
     return numbers + [f"-D{layer.upper()}_FIELDS(F)={' '.join(lists[layer])}" for layer in STRUCTS]
 
 
-def has_kprobes() -> bool:
-    return Path("/sys/bus/event_source/devices/kprobe").exists()
+def why_no_kprobes() -> str:
+    """Why backend kprobe cannot be here; "": it can."""
+    if platform.machine() != "x86_64":
+        return f"it knows the registers of x86_64 alone, not of {platform.machine()}"
+    if not Path("/sys/bus/event_source/devices/kprobe").exists():
+        return "this kernel has no CONFIG_KPROBES"
+    return ""
 
 
 def preempts() -> bool:
@@ -258,6 +266,7 @@ class Attached:
         self.refusing: set[str] = set()  # the hooks that have programs
         self._cgroup: Path | None = None  # the one that has
         self._holding: dict[str, bool] = {}  # hold points whose program is loaded → armed
+        self._quotas = 0
         with tracefs() as folder:
             self.probes = [self._attach(planned, folder) for planned in backend.probes]
         if not any(probe.status == "attached" for probe in self.probes):
@@ -366,15 +375,28 @@ class Attached:
         """All guarded tracees wait, each thread from its next event on; else at RING_MARK only."""
         self._control(_TRACEES_WAIT, int(yes))
 
-    def arm(self, point: str, *, stop: bool, signo: int = 0, times: int = 0) -> None:
-        """At this point: SIGSTOP if `stop`, and `signo` the next `times` times."""
+    def quota(self, times: int) -> int:
+        """The serial of a new quota, from which the BPF programs take; 0 where `times` is 0.
+
+        Each has memory of its own, that only they write to: no number of theirs is put back.
+        """
+        if not times:
+            return 0
+        self._quotas += 1
+        key = (self._quotas % QUOTAS).to_bytes(4, "little")
+        self._maps["quotas"][key] = QUOTA.pack(self._quotas, times, 0)
+        return self._quotas
+
+    def arm(self, point: str, *, stop: bool, signo: int = 0, serial: int = 0) -> None:
+        """At this point: SIGSTOP if `stop`, and `signo` as often as the quota `serial` allows."""
         key = self._index[point].to_bytes(4, "little")
-        self._maps["arms"][key] = ARM.pack(stop, signo, times, 0)
+        self._maps["arms"][key] = ARM.pack(signo, serial, stop, 0)
 
     def armed(self, point: str) -> tuple[bool, int, int]:
+        """Its stop, signal and quota."""
         key = self._index[point].to_bytes(4, "little")
-        stop, signo, times, _ = ARM.unpack(self._maps["arms"][key])
-        return bool(stop), signo, times
+        signo, serial, stop, _ = ARM.unpack(self._maps["arms"][key])
+        return bool(stop), signo, serial
 
     def fd(self, name: str) -> int:
         """The descriptor of a map."""
@@ -404,7 +426,7 @@ class Attached:
                 self._links += [program, attach_raw(program)]
             self.refusing.add(hook)
         key = number.to_bytes(4, "little")
-        self._maps["refusals"][key] = REFUSAL.pack(times, errno)
+        self._maps["refusals"][key] = REFUSAL.pack(self.quota(times), errno)
 
     def refuse_nothing(self) -> None:
         for number in range(len(REFUSALS) + 1):
@@ -432,8 +454,7 @@ class Attached:
             program = load(code, PROG_LSM, LSM_MAC, id, F_SLEEPABLE)
             self._links += [program, attach_raw(program)]
         self._holding[point] = on
-        ever = 0xFFFFFFFF
-        self._maps["holds"][number.to_bytes(4, "little")] = (ever * on).to_bytes(4, "little")
+        self._maps["holds"][number.to_bytes(4, "little")] = int(on).to_bytes(4, "little")
         armed = any(self._holding.values())
         self._control(_HOLDS_ARMED, int(armed))
 
@@ -452,7 +473,10 @@ class Attached:
 
     def refusals_left(self, hook: str) -> int:
         key = [*REFUSALS, "cgroup"].index(hook).to_bytes(4, "little")
-        return int(REFUSAL.unpack(self._maps["refusals"][key])[0])
+        serial, _ = REFUSAL.unpack(self._maps["refusals"][key])
+        slot = (serial % QUOTAS).to_bytes(4, "little")
+        of, times, used = QUOTA.unpack(self._maps["quotas"][slot])
+        return int(times - used) if serial and of == serial else 0
 
     def lost(self) -> dict[str, int]:
         """Events dropped so far, by what dropped them."""

@@ -135,7 +135,6 @@ class Decoder:
         self.stopped_by: dict[int, str] = {}  # pid → the point where its newest SIGSTOP was sent
         self.stops: list[int] = []  # pids that are about to stand, for a signal that they took
         self.returned = 0  # calls whose return was seen
-        self.fired: list[tuple[str, int]] = []  # steps whose armed signal was sent; times left
         self.exits: list[int] = []
         self.forks: list[tuple[int, int]] = []
         self.orphans = 0  # events of calls whose beginning never came
@@ -226,7 +225,6 @@ class Decoder:
     def _armed(self, raw: Raw, call: int | None, step: str) -> None:
         """What the program did to the task at this point, by the arming map."""
         if raw.has("signal"):
-            self.fired.append((step, raw.left))
             self._emit(
                 ev.Inject(
                     t=raw.t, what="signal", pid=raw.pid, signo=raw.signo, step=step, call=call,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from probes import hold
-from probes.attach import AttachError, has_kprobes, may_load, preempts, tracefs, why_not
+from probes.attach import AttachError, may_load, preempts, tracefs, why_no_kprobes, why_not
 from probes.backends import BACKENDS, Backend
 from probes.btf import BtfError, kernel_btf
 from probes.compile import CompileError, bcc
@@ -84,8 +84,9 @@ def _tracepoints() -> Finding:
 
 
 def _kprobes() -> Finding:
-    what = "the kprobe PMU is there" if has_kprobes() else "this kernel has no CONFIG_KPROBES"
-    return Finding("kprobes", has_kprobes(), what, "the tracepoint backend serves; or use --vm")
+    why = why_no_kprobes()
+    what = why or "the kprobe PMU is there"
+    return Finding("kprobes", not why, what, "the tracepoint backend serves; or use --vm")
 
 
 def _program_type(name: str) -> Callable[[], Finding]:
@@ -152,19 +153,20 @@ def choose(forced: str | None) -> tuple[Backend, str]:
     if forced is not None and forced not in BACKENDS:
         raise AttachError(f"there is no backend {forced}: choose from {', '.join(BACKENDS)}")
     if forced is not None:
-        if forced == "kprobe" and not has_kprobes():
-            raise AttachError("backend kprobe: this kernel has no kprobes (see sockstep doctor)")
+        if forced == "kprobe" and (why := why_no_kprobes()):
+            raise AttachError(f"backend kprobe: {why} (see sockstep doctor)")
         if forced == "fentry" and (why := why_not("tracing")):
             raise AttachError(f"backend fentry: BPF programs of type tracing are {why}")
         return BACKENDS[forced], "asked for"
     if may_load("tracing"):
-        if not (has_kprobes() and preempts()):
+        if why_no_kprobes() or not preempts():
             return BACKENDS["fentry"], "BPF programs of type tracing load here, the cheapest way"
         why = "this kernel preempts its tasks, which makes programs of type tracing miss calls"
         return BACKENDS["kprobe"], why
-    if has_kprobes():
+    if not (no_kprobes := why_no_kprobes()):
         return BACKENDS["kprobe"], "this kernel has kprobes, and refuses programs of type tracing"
-    return BACKENDS["tracepoint"], "this kernel has no kprobes and refuses programs of type tracing"
+    why = f"this kernel refuses programs of type tracing, and for backend kprobe: {no_kprobes}"
+    return BACKENDS["tracepoint"], why
 
 
 def cannot_attach() -> None:

@@ -43,8 +43,8 @@ _OFFSETS = (
 
 class Landmarks(msgspec.Struct, tag_field="ev", tag="landmarks"):
     """`symbols`: name → address. `offsets`: "struct.field" → bytes. `fields`: as FIELDS, with their
-    offsets: (layer, name, offset, bytes). `arms`, `refusals`: descriptors of these maps in the
-    process `agent`. `refusing`: the hooks whose refusals wait for nothing but the map.
+    offsets: (layer, name, offset, bytes). `arms`, `quotas`, `refusals`: descriptors of these maps
+    in the process `agent`. `refusing`: the hooks whose refusals wait for nothing but the map.
     """
 
     symbols: dict[str, int]
@@ -53,6 +53,7 @@ class Landmarks(msgspec.Struct, tag_field="ev", tag="landmarks"):
     f_ref: bool
     agent: int
     arms: int
+    quotas: int
     refusals: int
     refusing: list[str]
 
@@ -77,6 +78,7 @@ def landmarks(symbols: Kallsyms, attached: Attached) -> Landmarks:
         f_ref=btf.offset("file", "f_ref") is not None,
         agent=os.getpid(),
         arms=attached.fd("arms"),
+        quotas=attached.fd("quotas"),
         refusals=attached.fd("refusals"),
         refusing=sorted(attached.refusing),
     )

@@ -156,3 +156,22 @@ def wait_for(true: Callable[[], bool], timeout: float = 10) -> None:
     while not true():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+# Eight threads, 20 sockets each, whatever becomes of them.
+RACING = ("/usr/bin/python3", "-S", "-c", """
+import ctypes, threading
+libc = ctypes.CDLL(None)
+work = lambda: [libc.socket(2, 1, 0) for _ in range(20)]
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+""")  # fmt: skip
+
+
+def sent(running: Agent, signo: int, step: str, times: int) -> int:
+    """How often a program that stands at its beginning gets a signal that is armed so often."""
+    running.disarm()
+    running.say(cmd.Inject(signo=signo, step=step, times=times), cmd.Continue())
+    story = running.until_end(timeout=120)
+    return sum(isinstance(event, ev.Inject) and not event.armed for event in story.log)

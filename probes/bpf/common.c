@@ -76,8 +76,18 @@ struct object {
 	s32 fd;
 };
 
-struct arm {
-	u32 stop, signo, times, pad;
+struct arm { /* of the agent alone */
+	u32 signo, serial; /* of its quota; 0: no signal */
+	u32 stop, pad;
+};
+
+struct quota { /* something is done so many times, whoever comes first */
+	u32 serial, times;
+	u64 used; /* no fewer were used */
+};
+
+struct token {
+	u32 serial, number;
 };
 
 struct region { /* pages of a tracee that userfaultfd keeps missing: see hold.c */
@@ -98,12 +108,17 @@ struct tracee {
 	u32 pad;
 };
 
+#define BPF_LRU(name, key, value, size) BPF_TABLE("lru_hash", key, value, name, size)
+#define EEXIST 17
+
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);     /* the first map: see ring_fill() */
 BPF_HASH(tracees, u32, struct tracee, 65536); /* by tgid */
 BPF_HASH(guarded, u32, u32, 65536);        /* tgid: it is resumed, should the agent die */
 BPF_HASH(calls, u32, struct call, 65536);   /* tid → the call it is in */
 BPF_HASH(objects, u64, struct object, 262144);
 BPF_ARRAY(arms, struct arm, 64);           /* by point */
+BPF_ARRAY(quotas, struct quota, QUOTAS);   /* by serial % QUOTAS */
+BPF_LRU(tokens, struct token, u32, 16384); /* those that were taken; old ones decide nothing */
 BPF_HASH(closing, u32, struct object, 16384); /* tid → what close(2) is about to close */
 BPF_HASH(regions, u32, struct region, 64); /* tgid → where it can be held */
 BPF_HASH(postponed, u32, u32, 16384);      /* tid → it stops at the end of this system call */
@@ -374,16 +389,45 @@ static __attribute__((always_inline)) inline int was_postponed(u32 point)
 	return (point == P_EXIT || point == P_CLOSE) && !postponed.delete(&tid);
 }
 
+#define AT_ONCE 64 /* programs that take at once: CPUs, where none is preempted */
+
+/* Take one of the times that a quota has, if there is one.
+ *
+ * An addition that tells what was there before needs Linux 5.12, and a spin lock is not for programs
+ * of tracing. So the map decides: who gets a number's key in first has it. Numbers are taken in order;
+ * those from `used` on only by programs that have not come to add to it. */
+static __attribute__((always_inline)) inline int take(u32 serial)
+{
+	u32 slot = serial % QUOTAS, one = 1;
+	struct quota *quota = quotas.lookup(&slot);
+	struct token token = {.serial = serial};
+
+	if (!serial || !quota || quota->serial != serial)
+		return 0;
+	u32 first = quota->used;
+	for (u32 i = 0; i < AT_ONCE; i++) {
+		token.number = first + i;
+		if (token.number >= quota->times)
+			return 0;
+		s64 error = tokens.insert(&token, &one);
+		if (!error) {
+			lock_xadd(&quota->used, 1);
+			return 1;
+		}
+		if (error != -EEXIST) /* we interrupt what holds a lock of the map */
+			return 0;
+	}
+	return 0;
+}
+
 /* Do what is armed at this point to the current task, and note what the kernel said. */
 static __attribute__((always_inline)) inline void obey(struct event *e)
 {
 	u32 point = e->point;
 	struct arm *arm = arms.lookup(&point);
 
-	if (arm && arm->times) {
-		arm->times -= 1;
+	if (arm && take(arm->serial)) {
 		e->signo = arm->signo;
-		e->left = arm->times;
 		e->sig_ret = bpf_send_signal(arm->signo);
 		e->have |= BIT(HAVE_SIGNAL);
 	}

@@ -4,7 +4,6 @@
  * task sleeps there, inside the kernel, until the agent fills the page (probes/hold.py).
  */
 #define HOLD CONSTANT(0x5eed0000)
-#define FOR_EVER 0xffffffff
 #define PAGE_SHIFT 12
 enum hold { HOLD_SOCKET_CREATE, HOLD_MODULE_REQUEST, HOLD_POST_CREATE, HOLD_INODE_FREE };
 
@@ -12,7 +11,7 @@ struct page {
 	u32 tgid, number;
 };
 
-BPF_ARRAY(holds, u32, 8);                   /* by hook: how many times it still holds */
+BPF_ARRAY(holds, u32, 8);                   /* by hook: whether it holds */
 BPF_HASH(pages, struct page, u32, 32768);   /* → the tid that was held there: used once */
 
 /* A page that holds nobody yet; 0: none is left. An addition that tells what was there before
@@ -63,11 +62,11 @@ int hold(unsigned long long *ctx)
 	u32 which = HOLD, tid = bpf_get_current_pid_tgid();
 	u32 tgid = bpf_get_current_pid_tgid() >> 32, word;
 	struct region *region = regions.lookup(&tgid);
-	u32 *times = holds.lookup(&which);
+	u32 *armed = holds.lookup(&which);
 	struct object *object = 0;
 	u64 argument = 0, inode = 0;
 
-	if (!region || !times || !*times)
+	if (!region || !armed || !*armed)
 		return 0;
 	bpf_probe_read_kernel(&argument, sizeof(argument), ctx);
 	struct call *call = current_call();
@@ -103,8 +102,6 @@ int hold(unsigned long long *ctx)
 		count_lost(LOST_HOLDS);
 		return 0;
 	}
-	if (*times != FOR_EVER)
-		*times -= 1;
 	struct event *e = held(P_HELD, call, &owner, inode);
 	if (!e)
 		return 0;

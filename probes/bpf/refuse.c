@@ -6,8 +6,8 @@
 #define HOOK CONSTANT(0x5eed0000)
 
 struct refusal {
-	u32 times;
-	s32 error; /* positive */
+	u32 serial; /* of its quota */
+	s32 error;  /* positive */
 };
 
 BPF_ARRAY(refusals, struct refusal, 16); /* by hook */
@@ -18,13 +18,12 @@ int refuse(unsigned long long *ctx)
 	struct call *call = current_call();
 	struct refusal *refusal = refusals.lookup(&hook);
 
-	if (!call || !refusal || !refusal->times)
+	if (!call || !refusal)
 		return 0;
-	/* Anything else is no errno to the caller, who would go on with what there is not. */
-	if (refusal->error < 1 || refusal->error > 4095)
-		return 0;
-	refusal->times -= 1;
 	s32 error = refusal->error;
+	/* Anything else is no errno to the caller, who would go on with what there is not. */
+	if (error < 1 || error > 4095 || !take(refusal->serial))
+		return 0;
 	struct event *e = begin(P_REFUSED, call);
 	if (e) {
 		e->object = hook;
@@ -40,8 +39,5 @@ int refuse_sock(void *ctx)
 	u32 hook = HOOK;
 	struct refusal *refusal = refusals.lookup(&hook);
 
-	if (!refusal || !refusal->times)
-		return 1;
-	refusal->times -= 1;
-	return 0;
+	return !refusal || !take(refusal->serial);
 }

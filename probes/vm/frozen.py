@@ -285,8 +285,9 @@ class Frozen:
             why = f"no signal can be sent at {step}"
         elif here and held.pid != self._pid:
             why = "another task than the program's runs here"
+        serial = self._guest.quota(command.times if command.signo and not why else 0)
         for point in points if not why else ():
-            self._guest.arm(point.name, command.signo, command.times if command.signo else 0)
+            self._guest.arm(point.name, command.signo, serial)
         self._emit(
             ev.Inject(
                 t=self._t, what="signal", pid=self._pid, signo=command.signo, step=step,

@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Container
 
-from probes.attach import ARM, REFUSAL
+from probes.attach import ARM, QUOTA, QUOTAS, REFUSAL
 from probes.backends import Backend
 from probes.capture import count_of, number_or_pointer
 from probes.landmarks import CURRENT, Landmarks
@@ -32,6 +32,7 @@ class Guest:
         self._gdb = gdb
         self._numbers = {point.name: number for number, point in enumerate(backend.points)}
         self._values: dict[int, int] = {}  # the agent's array maps
+        self._quotas = 1 << 32
 
     def bytes(self, address: int, size: int) -> bytes:
         """Nothing where they cannot be read."""
@@ -97,16 +98,25 @@ class Guest:
 
     # -- the agent's maps ----------------------------------------------------------------
 
-    def arm(self, point: str, signo: int, times: int) -> None:
-        """Have the program at a point send a signal to the task that comes there next."""
+    def quota(self, times: int) -> int:
+        """The serial of a new quota; the agent's own count from the other end."""
+        if not times:
+            return 0
+        self._quotas -= 1
+        at = self._array(self.marks.quotas) + self._quotas % QUOTAS * QUOTA.size
+        self._gdb.write(at, QUOTA.pack(self._quotas, times, 0))
+        return self._quotas
+
+    def arm(self, point: str, signo: int, serial: int) -> None:
+        """Have the program at a point send a signal to the tasks that come there next."""
         at = self._array(self.marks.arms) + self._numbers[point] * ARM.size
-        stop, *_ = ARM.unpack(self.bytes(at, ARM.size) or bytes(ARM.size))
-        self._gdb.write(at, ARM.pack(stop, signo, times, 0))
+        _, _, stop, _ = ARM.unpack(self.bytes(at, ARM.size) or bytes(ARM.size))
+        self._gdb.write(at, ARM.pack(signo, serial, stop, 0))
 
     def refuse(self, hook: str, errno: int, times: int) -> None:
         """Have the programs at a hook refuse with −`errno`, the next `times` times."""
         at = self._array(self.marks.refusals) + [*REFUSALS].index(hook) * REFUSAL.size
-        self._gdb.write(at, REFUSAL.pack(times, errno))
+        self._gdb.write(at, REFUSAL.pack(self.quota(times), errno))
 
     def _array(self, fd: int) -> int:
         """Where the values are of an array map that the agent has this descriptor of."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.attach import has_kprobes, may_load
+from probes.attach import may_load, why_no_kprobes
 from probes.bpf_syscall import program_ids
 from recordings import commands as cmd
 from recordings import events as ev
@@ -26,11 +26,13 @@ from tests import ROOT
 from tests.agent import (
     LIVING,
     PROGRAMS,
+    RACING,
     SOCKET_TEST,
     agent,
     capture,
     needs_root,
     process_state,
+    sent,
     wait_for,
 )
 
@@ -288,9 +290,32 @@ def test_a_cgroup_refuses_as_often_as_it_is_asked_and_after_a_restart() -> None:
             running.until(lambda e: isinstance(e, ev.Header))
 
 
+def test_a_signal_is_sent_as_often_as_it_is_asked_whichever_threads_come() -> None:
+    with agent(*RACING) as running:
+        for _ in range(5):
+            running.until_state("stopped")
+            assert sent(running, signal.SIGWINCH, "STEP_14", 20) == 20
+            running.say(cmd.Restart())
+            running.until(lambda e: isinstance(e, ev.Header))
+
+
+def test_a_cgroup_refuses_as_often_as_it_is_asked_whichever_threads_come() -> None:
+    with agent(*RACING) as running:
+        running.until_state("stopped")
+        running.disarm()
+        running.say(cmd.Refuse(hook="cgroup", times=50), cmd.Continue())
+        story = running.until_end()
+    armed = next(e for e in story.log if isinstance(e, ev.Inject))
+    if armed.why:
+        pytest.skip(f"no cgroup of its own here: {armed.why}")
+    results = [call.result for call in story.calls.values()]
+    assert len(results) == 160
+    assert results.count(-errno.EPERM) == 50
+
+
 def test_a_backend_that_cannot_be_is_refused() -> None:
     needs_root()
-    for backend, there in (("kprobe", has_kprobes()), ("fentry", may_load("tracing"))):
+    for backend, there in (("kprobe", not why_no_kprobes()), ("fentry", may_load("tracing"))):
         command = isolated.command("probes.cli", "agent", "--backend", backend, "--", "true")
         if not there:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
