@@ -41,8 +41,13 @@ class Open(msgspec.Struct, kw_only=True):
     to: str
 
 
-class Event(msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="ev", tag=str.lower):
-    """What every event has: `t`, CLOCK_MONOTONIC nanoseconds."""
+class Event(
+    msgspec.Struct, omit_defaults=True, kw_only=True, tag_field="ev", tag=str.lower, gc=False
+):
+    """What every event has: `t`, CLOCK_MONOTONIC nanoseconds.
+
+    `gc`: no event leads back to itself, and a long recording has many.
+    """
 
     t: Ns
 

@@ -32,7 +32,7 @@ class Field:
     table: bool = False
 
 
-class Layer(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Layer(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """The fields of one kernel struct as they were read at one moment; None was not read."""
 
     at: Ptr
@@ -71,7 +71,7 @@ class Sock(Layer):
     skc_prot: Annotated[Ptr | None, Field(8, "__sk_common.skc_prot", table=True)] = None
 
 
-class Fd(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Fd(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """One slot of the tracee's descriptor table (`struct fdtable`).
 
     `file`: what `fdt->fd[number]` led to (NULL: reserved, not installed).
@@ -85,7 +85,7 @@ class Fd(msgspec.Struct, omit_defaults=True, kw_only=True):
     users: int | None = None
 
 
-class Snapshot(msgspec.Struct, omit_defaults=True, kw_only=True):
+class Snapshot(msgspec.Struct, omit_defaults=True, kw_only=True, gc=False):
     """The layers as read at one moment. A layer that is absent was not read then."""
 
     fd: Fd | None = None

@@ -55,9 +55,14 @@ _ASCII = str.maketrans({
 })  # fmt: skip
 
 
-def text(story: Story, call: int | None = None, *, ascii: bool = False) -> str:
-    """The report. `call`: the number of the one call to show; KeyError if there is none such."""
-    verdict = judge(story)
+def text(
+    story: Story, call: int | None = None, *, ascii: bool = False, verdict: Verdict | None = None
+) -> str:
+    """The report. `call`: the number of the one call to show; KeyError if there is none such.
+
+    `verdict`: that of the story, where it is known already.
+    """
+    verdict = verdict or judge(story)
     shown = list(story.calls.values()) if call is None else [story.calls[call]]
     lines = [*_header(story, verdict, shown), ""]
     if len(shown) > IN_FULL:
@@ -565,14 +570,16 @@ def _complete(story: Story) -> Iterator[str]:
         yield from _wrapped(f"The tracee, last seen: {state_text(story.state)}", "")
 
 
-def as_json(story: Story, call: int | None = None) -> dict[str, object]:
+def as_json(
+    story: Story, call: int | None = None, *, verdict: Verdict | None = None
+) -> dict[str, object]:
     """The report as one object, for programs: see docs/recording-format.md.
 
     The verdict, what is missing, checks and counts are those of the whole recording, whatever
     `call` is shown.
     Text is as recorded: JSON's escapes are the only ones.
     """
-    verdict = judge(story)
+    verdict = verdict or judge(story)
     shown = list(story.calls.values()) if call is None else [story.calls[call]]
     numbers = {one.number for one in shown}
     return {

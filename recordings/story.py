@@ -1,12 +1,14 @@
 """Folds events into the story: what was known at each step. Live and replay use the same fold.
 
-Feeding an event costs the same however long the stream is. Everything a screen shows of a
-step is in its `Moment`, made once, when the event came; walking never computes it again.
+Feeding an event costs the same however long the stream is, and little: what a call's steps amount
+to is worked out when somebody looks at the call, once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import gc
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -83,38 +85,24 @@ class Hold:
     moment: Moment | None = None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Moment:
     """One step as it was captured. `index` counts all moments of the story from 0.
 
     `line`: where its event stands in the story's log. `written`: how many pieces of output came
-    before it.
-    `objects`: what the call had made by then, and whether it was freed by then.
-    `changed`: "layer.field" of each value that differs from the call's last reading of it.
+    before it. What the moment amounts to is worked out when somebody asks, for all moments of its
+    call at once: most calls of a long recording nobody sees.
     """
 
     index: int
     line: int
     call: Call = field(repr=False)  # which has us among its moments: no end to that
     event: ev.Enter | ev.Step | ev.Held
-    check: Check | None
-    links: dict[str, Link]
-    objects: dict[ev.Kind, tuple[Ptr, bool]]
-    changed: frozenset[str]
-    written: int = 0
-
-    @property
-    def id(self) -> str:
-        match self.event:
-            case ev.Step():
-                return self.event.id
-            case ev.Held():
-                return self.event.point
-        return "USER_EXEC"
-
-    @property
-    def snap(self) -> ev.Snapshot:
-        return ev.Snapshot() if isinstance(self.event, ev.Enter) else self.event.snap
+    id: str
+    snap: ev.Snapshot
+    written: int
+    _check: Check | None = None
+    _objects: dict[ev.Kind, tuple[Ptr, bool]] = field(default_factory=dict)
 
     @property
     def symbol(self) -> str:
@@ -123,56 +111,174 @@ class Moment:
             return f"sys_enter_{self.event.syscall}"
         return self.event.symbol
 
+    @property
+    def check(self) -> Check | None:
+        self.call.known()
+        return self._check
+
+    @property
+    def objects(self) -> dict[ev.Kind, tuple[Ptr, bool]]:
+        """What the call had made by then: its address, and whether it was freed by then."""
+        self.call.known()
+        return self._objects
+
+    @property
+    def links(self) -> dict[str, Link]:
+        return links(self.snap, self.objects)
+
+    @property
+    def changed(self) -> frozenset[str]:
+        """ "layer.field" of each value that differs from the call's last reading of it."""
+        found = ((name, value, self.before(name)) for name, value in readings(self.snap))
+        return frozenset(n for n, value, was in found if was is not None and was[1] != value)
+
+    def before(self, name: str) -> tuple[Moment, object] | None:
+        """Where in the call before this moment "layer.field" was last read, and what it was."""
+        own = self.call.moments
+        return _last(own[: bisect_left(own, self.index, key=lambda m: m.index)], name)
+
+
+def _last(moments: Sequence[Moment], name: str) -> tuple[Moment, object] | None:
+    layer, _, wanted = name.partition(".")
+    for moment in reversed(moments):
+        value = getattr(getattr(moment.snap, layer), wanted, None)
+        if value is not None:
+            return moment, value
+    return None
+
 
 @dataclass(slots=True)
-class Call:
-    """One socket() of one thread. `result` is None while it is still inside the kernel.
+class Known:
+    """What a call is known to have come to, by the moments so far.
 
     `first`: step id → the moment that first told of it; `decided`: → the one whose check counts.
-    `made`: the address that each layer had where the call made it. `edge`: the newest step that
-    failed, before the syscall returned.
+    `made`: the address that each layer had where the call made it; `objects`: the same of all that
+    it made, however that was told, and whether it was freed. `edge`: the newest step that failed,
+    before the syscall returned.
     """
 
-    number: int
-    enter: ev.Enter
-    moments: list[Moment] = field(default_factory=list)
-    objects: dict[ev.Kind, Object] = field(default_factory=dict)
-    result: int | None = None
-    last: dict[str, object] = field(default_factory=dict)
     first: dict[str, Moment] = field(default_factory=dict)
     decided: dict[str, Moment] = field(default_factory=dict)
     made: dict[ev.Kind, Ptr] = field(default_factory=dict)
+    objects: dict[ev.Kind, tuple[Ptr, bool]] = field(default_factory=dict)
     edge: ev.Step | None = None
 
     def own(self, kind: ev.Kind) -> Ptr | None:
         """The address of this call's object, told by where it was made and by no later link."""
-        made = self.objects.get(kind)
-        return made.at if made is not None else self.made.get(kind)
+        return self.objects[kind][0] if kind in self.objects else None
+
+    def take(self, moment: Moment, blind: dict[str, str]) -> None:
+        """The next moment of the call: its check, and what it had made by then."""
+        event = moment.event
+        assert not isinstance(event, ev.Held), "a hold is none of its call's moments"
+        if isinstance(event, ev.Step):
+            check = judge(event, self)
+            if check and check.status == "unobservable" and event.id in blind:
+                check = Check("unobservable", f"{blind[event.id]}; {check.evidence}")
+        else:
+            why = blind.get("USER_EXEC")
+            check = Check("unobservable", why) if why else Check("pass", entered(event))
+        for kind, at in _born(event):
+            self.made.setdefault(kind, at)
+            if kind not in self.objects:
+                self.objects = self.objects | {kind: (at, False)}
+        moment._check, moment._objects = check, self.objects
+        self.first.setdefault(moment.id, moment)
+        if isinstance(event, ev.Step) and failed(event) and moment.id in _EDGES:
+            self.edge = event
+        if check is not None:
+            before = self.decided.get(moment.id)
+            if before is None or _outweighs(check, before._check):
+                self.decided[moment.id] = moment
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """One socket() of one thread. `result` is None while it is still inside the kernel."""
+
+    number: int
+    enter: ev.Enter
+    blind: dict[str, str] = field(repr=False)  # of its story
+    moments: list[Moment] = field(default_factory=list)
+    objects: dict[ev.Kind, Object] = field(default_factory=dict)
+    result: int | None = None
+    _known: Known = field(default_factory=Known)
+    _new: list[Moment | tuple[ev.Kind, Ptr, bool]] = field(default_factory=list)
+
+    def tell(self, new: Moment | tuple[ev.Kind, Ptr, bool]) -> None:
+        """Take in what is next: a moment, or an object of ours, made (False) or freed (True)."""
+        self._new.append(new)
+
+    def known(self) -> Known:
+        """What is known of it by now."""
+        known = self._known
+        if self._new:
+            new, self._new = self._new, []
+            for one in new:
+                if isinstance(one, Moment):
+                    known.take(one, self.blind)
+                else:
+                    kind, at, freed = one
+                    known.objects = known.objects | {kind: (at, freed)}
+        return known
+
+    @property
+    def first(self) -> dict[str, Moment]:
+        return self.known().first
+
+    @property
+    def decided(self) -> dict[str, Moment]:
+        return self.known().decided
+
+    @property
+    def made(self) -> dict[ev.Kind, Ptr]:
+        return self.known().made
+
+    @property
+    def edge(self) -> ev.Step | None:
+        return self.known().edge
+
+    def own(self, kind: ev.Kind) -> Ptr | None:
+        """The address of this call's object, told by where it was made and by no later link."""
+        return self.known().own(kind)
+
+    def last(self, name: str) -> object:
+        """The newest reading of "layer.field"; None: it was never read."""
+        found = _last(self.moments, name)
+        return found[1] if found else None
 
     @property
     def family(self) -> int | None:
         return self.enter.args[0] if len(self.enter.args) == 3 else None
 
     def linkage(self) -> ev.Snapshot:
-        """Each field as it was last read before anything of the call was released.
+        """Each field as it was last read before anything of the call was released."""
+        found: dict[str, msgspec.Struct] = {}
+        for layer, struct in LAYERS.items():
+            read = {name: self.linked(layer, name) for name in struct.__struct_fields__}
+            read = {name: value for name, value in read.items() if value is not None}
+            if read:
+                found[layer] = struct(**{"at": UNREAD} | read if layer != "fd" else read)
+        return ev.Snapshot(**found)  # type: ignore[arg-type]
+
+    def linked(self, layer: ev.Kind, name: str) -> object:
+        """A field as it was last read before anything of the call was released; None: never.
 
         In a call that succeeded, a NULL read before the link was due does not count.
         """
-        found: dict[str, dict[str, object]] = {}
-        complete = self.result is not None and self.result >= 0
-        for moment in self.moments:
-            if moment.id not in CALL_STEPS:
-                break
-            for name, value in readings(moment.snap, everything=True):
-                due = _DUE.get(name) if complete and value == NULL else None
-                if due is None or CALL_STEPS.index(moment.id) >= CALL_STEPS.index(due):
-                    layer, _, field = name.partition(".")
-                    found.setdefault(layer, {})[field] = value
-        return ev.Snapshot(**{
-            layer: struct(**{"at": UNREAD} | found[layer] if layer != "fd" else found[layer])
-            for layer, struct in LAYERS.items()
-            if layer in found
-        })  # fmt: skip
+        due = _DUE.get(f"{layer}.{name}") if (self.result or 0) >= 0 else None
+        for moment in reversed(self._making()):
+            value = getattr(getattr(moment.snap, layer), name, None)
+            if value in (None, UNREAD):
+                continue
+            if value != NULL or due is None or self.result is None or _reached(moment.id, due):
+                return value
+        return None
+
+    def _making(self) -> list[Moment]:
+        """The moments before the first of its cleanup."""
+        end = next((n for n, one in enumerate(self.moments) if one.id not in _WITHIN), None)
+        return self.moments[:end]
 
 
 @dataclass(slots=True)
@@ -235,24 +341,49 @@ class Story:
     _made: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
     _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
     _silences: dict[str, str | None] = field(default_factory=dict)
+    _untold: set[str] | None = None  # the steps that only missing probes would have told of
 
     @classmethod
     def of(cls, events: Iterable[ev.Event]) -> Story:
         story = cls()
-        for event in events:
-            story.feed(event)
+        gc.disable()  # nothing of a story is garbage: looking for some would take half the time
+        try:
+            for event in events:
+                story.feed(event)
+        finally:
+            gc.freeze()
+            gc.enable()
         return story
 
     def feed(self, event: ev.Event) -> Moment | None:
         """Take one event in; the moment it made, if any."""
-        if isinstance(event, ev.Probe | ev.Fired | ev.Blind | ev.Lost):
-            self._silences.clear()
-        match event:
-            case ev.Symbol():
-                self.symbols[event.at] = event.name
+        match event:  # the frequent kinds come first
+            case ev.Step():
+                self.log.append(event)
+                if (found := self.calls.get(event.call)) is not None:
+                    if event.id == "STEP_17":
+                        found.result = event.ret
+                    return self._moment(found, event)
+                self.orphans.append(event)
                 return None
             case ev.Stack():
                 self.stacks[event.id] = event.frames
+                return None
+            case ev.Alloc():
+                self._alloc(event)
+            case ev.Free():
+                self._free(event)
+            case ev.Enter() if event.call in self.calls:
+                self.again.append(event)
+            case ev.Enter():
+                call = Call(event.call, event, self.blind)
+                self.calls[event.call] = call
+                if (hold := self._entering.pop(event.tid, None)) is not None:
+                    hold.call = event.call
+                self.log.append(event)
+                return self._moment(call, event)
+            case ev.Symbol():
+                self.symbols[event.at] = event.name
                 return None
             case ev.Output():
                 self.output.append(event.text)
@@ -261,13 +392,17 @@ class Story:
                 self.header = event
             case ev.Probe():
                 self.probes[event.name] = ProbeState(event)
+                self._silences.clear()
+                self._untold = None
                 return None
             case ev.Fired():
                 if state := self.probes.get(event.name):
                     state.hits, state.missed, state.counted = event.hits, event.missed, True
+                self._silences.clear()
                 return None
             case ev.Blind():
                 self.blind[event.step] = event.why
+                self._silences.clear()
                 return None
             case ev.Ready():
                 self.ready = event
@@ -283,33 +418,15 @@ class Story:
                 self._released(event)
             case ev.Lost():
                 self.lost += event.count
+                self._silences.clear()
             case ev.Waited():
                 self.waits.append(event)
             case ev.Fork():
                 self.forks.append(event)
             case ev.End():
                 self.end = event
-            case ev.Alloc():
-                self._alloc(event)
-            case ev.Free():
-                self._free(event)
             case ev.Signal() if event.phase == "delivered":
                 self.taken.setdefault((event.tid, event.signo), []).append((len(self.log), event))
-            case ev.Enter() if event.call in self.calls:
-                self.again.append(event)
-            case ev.Enter():
-                call = Call(event.call, event)
-                self.calls[event.call] = call
-                if (hold := self._entering.pop(event.tid, None)) is not None:
-                    hold.call = event.call
-                self.log.append(event)
-                return self._moment(call, event)
-            case ev.Step():
-                self.log.append(event)
-                if (found := self.calls.get(event.call)) is not None:
-                    return self._moment(found, event)
-                self.orphans.append(event)
-                return None
         self.log.append(event)
         return None
 
@@ -327,13 +444,17 @@ class Story:
         self.ledger.append(made)
         self._newest[event.kind, event.at] = made
         self._made[event.call, event.kind, event.at] = made
-        if call := self.calls.get(event.call):
+        if (call := self.calls.get(event.call)) is not None:
             call.objects[event.kind] = made
+            call.tell((event.kind, event.at, False))
 
     def _free(self, event: ev.Free) -> None:
         made = self._made.get((event.call, event.kind, event.at))
         if made is not None and made.free is None:
             made.free = event
+            call = self.calls.get(event.call)
+            if call is not None and call.objects.get(event.kind) is made:
+                call.tell((event.kind, event.at, True))
             return
         self.strays.append(event)
         if made is not None:
@@ -354,11 +475,10 @@ class Story:
         """Make the moment of a hold; or bring it up to date, the same object: it is looked at."""
         if (call := self.calls.get(hold.call)) is None:
             return
-        event, objects = hold.event, _objects(call)
-        changed = {name for name, new in readings(event.snap) if call.last.get(name, new) != new}
+        event = hold.event
         found = Moment(
-            len(self.moments), line, call, event, None, links(event.snap, objects), objects,
-            frozenset(changed), len(self.output),
+            len(self.moments), line, call, event, event.point, event.snap, len(self.output), None,
+            call.known().objects,
         )  # fmt: skip
         if hold.moment is None:
             hold.moment = found
@@ -371,49 +491,26 @@ class Story:
             hold.end = event
 
     def _moment(self, call: Call, event: ev.Enter | ev.Step) -> Moment:
-        if isinstance(event, ev.Step):
-            snap, check = event.snap, judge(event, call)
-            if check and check.status == "unobservable" and event.id in self.blind:
-                check = Check("unobservable", f"{self.blind[event.id]}; {check.evidence}")
-            if event.id == "STEP_17":
-                call.result = event.ret
-        else:
-            blind = self.blind.get("USER_EXEC")
-            snap = ev.Snapshot()
-            check = Check("unobservable", blind) if blind else Check("pass", entered(event))
-        for kind, at in _born(event):
-            call.made.setdefault(kind, at)
-        objects = _objects(call)
-        changed = set()
-        for name, value in readings(snap):
-            if name in call.last and call.last[name] != value:
-                changed.add(name)
-            call.last[name] = value
-        moment = Moment(
-            len(self.moments), len(self.log) - 1, call, event, check, links(snap, objects),
-            objects, frozenset(changed), len(self.output),
-        )  # fmt: skip
-        call.moments.append(moment)
+        id, snap = (event.id, event.snap) if isinstance(event, ev.Step) else ("USER_EXEC", _NOTHING)
+        line = len(self.log) - 1
+        moment = Moment(len(self.moments), line, call, event, id, snap, len(self.output))
         self.moments.append(moment)
-        call.first.setdefault(moment.id, moment)
-        if isinstance(event, ev.Step) and failed(event) and moment.id in _EDGES:
-            call.edge = event
-        if check is not None:
-            before = call.decided.get(moment.id)
-            if before is None or _outweighs(check, before.check):
-                call.decided[moment.id] = moment
+        call.moments.append(moment)
+        call.tell(moment)
         for hold in self.held.values():
             if hold.call == call.number:
-                self._look_into(hold, moment.line)
+                self._look_into(hold, line)
         return moment
 
     def unprobed(self, ids: Iterable[str]) -> list[str]:
         """Those of the steps that only missing probes would have told of."""
-        told = {id: False for state in self.probes.values() for id in state.probe.steps}
-        for state in self.probes.values():
-            if state.status != "missing":
-                told.update(dict.fromkeys(state.probe.steps, True))
-        return [id for id in ids if told.get(id) is False]
+        if self._untold is None:
+            told = {id: False for state in self.probes.values() for id in state.probe.steps}
+            for state in self.probes.values():
+                if state.status != "missing":
+                    told.update(dict.fromkeys(state.probe.steps, True))
+            self._untold = {id for id, yes in told.items() if not yes}
+        return [id for id in ids if id in self._untold]
 
     def silence(self, id: str) -> str | None:
         """Why a step may have come though no probe told of it; None: it would have been told."""
@@ -487,23 +584,20 @@ class Story:
 
 # The steps where a call may fail, and what a call makes where: layer and step.
 _EDGES = ("STEP_09", "STEP_13", "STEP_14")
+_WITHIN = {id: number for number, id in enumerate(CALL_STEPS)}
+
+
+def _reached(id: str, due: str) -> bool:
+    return _WITHIN[id] >= _WITHIN[due]
+
+
+_NOTHING = ev.Snapshot()
 _WEIGHT = {"unobservable": 0, "pass": 1, "fail": 2}
 
 
 def _outweighs(check: Check, before: Check | None) -> bool:
     """A failure stays; an observation takes the place of none."""
     return before is None or _WEIGHT[check.status] > _WEIGHT[before.status]
-
-
-def order(moment: Moment) -> tuple[int, bool]:
-    """The order of moments, holds included: a hold comes after what was captured before it."""
-    return moment.line, isinstance(moment.event, ev.Held)
-
-
-def _objects(call: Call) -> dict[ev.Kind, tuple[Ptr, bool]]:
-    """What a call has made so far: kind → (address, freed)."""
-    made: dict[ev.Kind, tuple[Ptr, bool]] = {kind: (at, False) for kind, at in call.made.items()}
-    return made | {kind: (each.at, _gone(each)) for kind, each in call.objects.items()}
 
 
 def _gone(made: Object) -> bool:
@@ -574,6 +668,11 @@ def _link(snap: ev.Snapshot, objects: dict[ev.Kind, tuple[Ptr, bool]], pointer: 
     return Link("linked" if returns is not None and returns == origin.at else "one-way", value)
 
 
+def order(moment: Moment) -> tuple[int, bool]:
+    """The order of moments, holds included: a hold comes after what was captured before it."""
+    return moment.line, isinstance(moment.event, ev.Held)
+
+
 def entered(event: ev.Enter) -> str:
     args = ", ".join(str(arg) for arg in event.args)
     return f"{event.syscall}({args}), syscall {event.nr}, by {event.comm} tid {event.tid}"
@@ -584,7 +683,7 @@ def told(event: ev.Step) -> str:
     return f"inside {event.symbol}" if event.at == "inside" else f"{event.symbol} {event.at}"
 
 
-def judge(event: ev.Step, call: Call) -> Check | None:
+def judge(event: ev.Step, call: Known) -> Check | None:
     """The check of one captured step (steps.py says which); None where it has none here.
 
     What was read is compared with what the call is known to own from where it was made, never
@@ -646,7 +745,7 @@ def judge(event: ev.Step, call: Call) -> Check | None:
     return verdict(not again, f"{text}, a second time" if again else text)
 
 
-def _ours(event: ev.Step, call: Call) -> bool | None:
+def _ours(event: ev.Step, call: Known) -> bool | None:
     """Whether the descriptor leads to this call's file; None where that was not read."""
     file, fd = event.snap.file, event.snap.fd
     leads = fd.file if fd else None
@@ -660,7 +759,7 @@ def _ours(event: ev.Step, call: Call) -> bool | None:
     return None
 
 
-def _numbered(event: ev.Step, fd: ev.Fd, call: Call) -> Check:
+def _numbered(event: ev.Step, fd: ev.Fd, call: Known) -> Check:
     """STEP_16: the number is the lowest free one, and it leads to this call's file."""
     text, ours = f"fd={fd.number}", _ours(event, call)
     if ours is False:
@@ -677,7 +776,7 @@ def _numbered(event: ev.Step, fd: ev.Fd, call: Call) -> Check:
     return Check("pass", text)
 
 
-def _returned(event: ev.Step, result: int, call: Call) -> Check:
+def _returned(event: ev.Step, result: int, call: Known) -> Check:
     """STEP_17: the result is the number that was installed, or the errno of the failing edge."""
     text = f"returned {errno_text(result)}"
     installed = call.first.get("STEP_16")

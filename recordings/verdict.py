@@ -283,7 +283,9 @@ def _integrity(story: Story, call: Call) -> Check:
         for kind, at, name in _addresses(moment.snap, moment.id in CLEANUP_STEPS):
             if at in (NULL, UNREAD, None):
                 continue
-            first, origin = found.setdefault(kind, (at, f"{name} at {moment.id}"))
+            if kind not in found:
+                found[kind] = (at, f"{name} at {moment.id}")
+            first, origin = found[kind]
             if at != first:
                 text = f"{kind} is {first} ({origin}) and {at} ({name}, {moment.id})"
                 if moment.id in CLEANUP_STEPS and (why := _deaf(story)):
@@ -313,14 +315,13 @@ def _addresses(snap: ev.Snapshot, cleanup: bool) -> Iterator[tuple[ev.Kind, Ptr 
 
 def _symmetry(story: Story, call: Call) -> Check:
     """Both directions of both links, at the last reading before anything was released."""
-    last = call.linkage()
     complete = call.result is not None and call.result >= 0
     equal, unread = [], []
     for pointer in LINKS.values():
         if pointer.back is None:
             continue
         name, kind = pointer.name, pointer.target
-        value: Ptr | None = getattr(getattr(last, pointer.source), pointer.field, None)
+        value = call.linked(pointer.source, pointer.field)
         own = call.own(kind)
         if value is None or own is None:
             unread.append(name)
@@ -499,7 +500,7 @@ def _outlives(call: Call) -> str | None:
     """Why the protocol may rightly keep the sock after its socket is gone; None: it may not."""
     if call.family == _AF_UNIX:
         return "still live: a peer may hold it (AF_UNIX)"
-    if call.last.get("sock.sk_protocol") != _TCP:
+    if call.last("sock.sk_protocol") != _TCP:
         return None
     states = [
         moment.snap.sock.skc_state

@@ -8,6 +8,7 @@ rounds' own ratios to the baseline, which stands first in its group.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import platform
@@ -26,18 +27,25 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
+import msgspec
+
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from probes.attach import offset
 from probes.btf import Btf
+from recordings import events as ev
 from recordings import isolated
 from recordings.layers import FIELDS
+from recordings.story import Story
+from recordings.stream import read
+from tests.long import long
 
 ROOT = Path(__file__).parent.parent
 SOCKSTEP = str(Path(sys.executable).with_name("sockstep"))
 SAMPLE = str(ROOT / "recordings/samples/socket_test-6.18-tracepoint.jsonl")
 LOOP = str(ROOT / "tests/programs/bin/loop")
 PAIRS = {"tracepoint": "400", "kprobe": "50", "fentry": "50"}  # so few that no event is lost
+LONG = 20_000  # calls of a long recording
 VM = "6.1"  # the kernel of what is measured in a VM
 KEYS, QUIET, PATIENCE = 8, 0.1, 120.0
 
@@ -230,12 +238,49 @@ def loop_under_bpftrace(backend: str, script: str, folder: str) -> Sample:
     return sample
 
 
+def long_recording(folder: str) -> str:
+    path = Path(folder, "long.jsonl")
+    if not path.exists():
+        with path.open("wb") as file:
+            file.writelines(line + b"\n" for line in long(LONG))
+    return str(path)
+
+
+def decoding(path: str) -> float:
+    lines = Path(path).read_bytes().splitlines()
+    decode = msgspec.json.Decoder(ev.AnyEvent).decode
+    return without_garbage(lambda: [decode(line) for line in lines])
+
+
+def folding(path: str) -> float:
+    events = list(read(Path(path)))
+    return without_garbage(lambda: Story.of(events))
+
+
+def reporting(path: str) -> float:
+    start = time.perf_counter()
+    command = [SOCKSTEP, "report", path]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def without_garbage(work: Callable[[], object]) -> float:
+    gc.disable()
+    start = time.perf_counter()
+    kept = work()
+    took = time.perf_counter() - start
+    del kept
+    gc.enable()
+    return took
+
+
 # The groups of the table; the first that is measured in a group is its baseline.
 FIGURES = {
     "launch": "Launch, to the first frame with content",
     "key": "Key, to the first output that it brings",
     "attach": "Start, until the 12 probes are attached",
     "call": "`socket()` and `close()` in a tight loop, per pair",
+    "long": f"A recording of {LONG} calls (500 000 events, 190 MB)",
     "vm.attach": f"Start, until all probes on functions are attached (emulated VM, Linux {VM})",
     "vm.call": "`socket()` and `close()` in a tight loop, per pair (the same VM)",
 }
@@ -247,6 +292,12 @@ def measurements(folder: str) -> dict[str, Callable[[], Sample]]:
     found: dict[str, Callable[[], Sample]] = {
         "a bare Textual app, one label": lambda: screen([python, "-c", BARE], b"a bare app"),
         "sockstep replay": lambda: screen([SOCKSTEP, "replay", SAMPLE], b"CHASSIS_CREATED"),
+        "sockstep replay, of the long recording": lambda: screen(
+            [SOCKSTEP, "replay", long_recording(folder)], b"CHASSIS_CREATED"
+        ),
+        "msgspec decodes each line": lambda: {"long": decoding(long_recording(folder))},
+        "the story of the events": lambda: {"long": folding(long_recording(folder))},
+        "sockstep report": lambda: {"long": reporting(long_recording(folder))},
         # 400 pairs fit between two turns of the scheduler, and would miss what else runs here.
         "untraced": lambda: loop([LOOP, "20000"]),
     }

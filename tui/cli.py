@@ -272,13 +272,14 @@ def _report(file: Path, as_json: bool, call: int | None) -> int:
     story = Story.of(read(file))
     if call is not None and call not in story.calls:
         raise click.ClickException(f"{file} has no call {call}; it has {len(story.calls)}")
+    judged = verdict.judge(story)
     if as_json:
         import json
 
-        print(json.dumps(report.as_json(story, call), ensure_ascii=True, indent=2))
+        print(json.dumps(report.as_json(story, call, verdict=judged), ensure_ascii=True, indent=2))
     else:
-        print(report.text(story, call, ascii=plain.ascii_wanted()))
-    return {"PASS": 0, "REJECT": 1}.get(verdict.judge(story).verdict, 3)
+        print(report.text(story, call, ascii=plain.ascii_wanted(), verdict=judged))
+    return {"PASS": 0, "REJECT": 1}.get(judged.verdict, 3)
 
 
 @cli.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -15,7 +16,10 @@ from hypothesis import strategies as st
 from recordings import events as ev
 from recordings.events import NULL, UNREAD, Ptr
 from recordings.steps import CALL_STEPS
-from recordings.story import LINKS, Call, Check, LinkState, Story, links
+from recordings.story import LINKS, Call, Check, LinkState, Moment, Story, links
+from recordings.stream import Reader, read
+from recordings.verdict import judge
+from tests import RECORDINGS
 from tests.builders import (
     FILE,
     PID,
@@ -35,6 +39,7 @@ from tests.builders import (
     without,
 )
 from tests.builders import call as good_call
+from tests.long import long
 
 
 def only(story: Story) -> Call:
@@ -351,8 +356,8 @@ def test_only_an_end_is_an_exit() -> None:
 
 def test_the_family_of_a_call() -> None:
     enter = next(e for e in good_call() if isinstance(e, ev.Enter))
-    assert Call(1, enter).family == 2
-    assert Call(1, msgspec.structs.replace(enter, args=[])).family is None
+    assert Call(1, enter, {}).family == 2
+    assert Call(1, msgspec.structs.replace(enter, args=[]), {}).family is None
 
 
 def test_the_lowest_number_of_a_shared_table() -> None:
@@ -558,3 +563,26 @@ def test_a_hold_before_its_call_has_a_number_is_of_the_next_that_its_thread_begi
     for event in (*good_call(2, T + 1), *good_call(3, T + 2)):
         story.feed(event)
     assert [hold.call for hold in story.holds] == [2]
+
+
+@pytest.mark.parametrize("sample", RECORDINGS, ids=lambda path: path.stem)
+def test_a_step_amounts_to_the_same_whenever_it_is_looked_at(sample: Path) -> None:
+    """What is worked out late, of all events at once, is what was to be seen when each came."""
+
+    def told(moment: Moment) -> tuple[object, ...]:
+        return moment.check, moment.links, moment.objects, moment.changed
+
+    watched = Story()
+    moments = (watched.feed(event) for event in read(sample))
+    seen = [told(moment) for moment in moments if moment is not None]
+    assert seen == [told(moment) for moment in Story.of(read(sample)).moments]
+
+
+def test_a_long_recording_is_that_of_its_calls() -> None:
+    reader = Reader("long")
+    story = Story.of(event for line in long(50) if (event := reader.feed(line)) is not None)
+    assert len(story.calls) == 50
+    found = judge(story)
+    assert (found.verdict, found.allocated, found.freed) == ("PASS", 200, 200), found.checks
+    at = {call.own("socket") for call in story.calls.values()}
+    assert len(at) == 50

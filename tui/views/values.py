@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-
 from textual.content import Content
 
 from recordings import events as ev
 from recordings.layers import LABELS, LAYERS, NULL
-from recordings.story import Moment, readings
+from recordings.story import readings
 from recordings.words import address, object_word, reading, visible
 from tui.views.look import CHANGED, NEW, QUIET, Look, cut, text
 
@@ -18,17 +16,6 @@ FIELDS: dict[ev.Kind, list[str]] = {
 }
 ALL = sum(len(fields) + 1 for fields in FIELDS.values())  # rows that all layers take
 WIDE = 40  # columns from which an address is whole
-
-
-def last_reading(moment: Moment, name: str) -> tuple[Moment, object] | None:
-    """Where in the call before this moment "layer.field" was last read, and what it was."""
-    layer, field = name.split(".")
-    own = moment.call.moments
-    for earlier in reversed(own[: bisect_left(own, moment.index, key=lambda m: m.index)]):
-        value = getattr(getattr(earlier.snap, layer), field, None)
-        if value is not None:
-            return earlier, value
-    return None
 
 
 def inspector(look: Look) -> list[Content]:
@@ -81,7 +68,7 @@ def _field(
     shown = reading(full, value, look.story, family, digits)
     if margin + 2 + len(shown) > look.width:  # a decoded constant says itself what it is
         shown = shown.removesuffix(f" ({value})")
-    before = last_reading(look.moment, full)
+    before = look.moment.before(full)
     changed = full in look.moment.changed
     mark = CHANGED if changed else NEW if before is None else " "
     line = Content.assemble(
@@ -102,7 +89,7 @@ def changes(look: Look) -> list[Content]:
     differs, first, same = [], [], 0
     for name, value in readings(moment.snap):
         new = reading(name, value, look.story, moment.call.family)
-        before = last_reading(moment, name)
+        before = moment.before(name)
         if before is None:
             first.append(Content.assemble(f"  {name:<20} ", (new, "$accent")))
         elif before[1] != value:
