@@ -20,7 +20,7 @@ from tui import places
 from tui.options import Options
 
 FAREWELL = 2.0  # seconds that the agent has, after detach or quit, to end its stream
-SLICE = 2000  # events of a recording taken in between two looks at the keyboard
+SLICE = 500  # events of a recording taken in between two looks at the keyboard
 _PROGRESS = ("vm: ", "agent: ")  # what a line begins with that tells of no trouble
 
 
