@@ -440,6 +440,7 @@ class Story:
         # A number is taken by one process and by another: only an address proves reuse.
         if before is not None and before.free is None and event.kind != "fd":
             before.reused = event
+            self._gone(before)
         made = Object(event.kind, event.at, generation, event.call, event)
         self.ledger.append(made)
         self._newest[event.kind, event.at] = made
@@ -452,13 +453,17 @@ class Story:
         made = self._made.get((event.call, event.kind, event.at))
         if made is not None and made.free is None:
             made.free = event
-            call = self.calls.get(event.call)
-            if call is not None and call.objects.get(event.kind) is made:
-                call.tell((event.kind, event.at, True))
+            self._gone(made)
             return
         self.strays.append(event)
         if made is not None:
             self.twice.append(event)
+
+    def _gone(self, made: Object) -> None:
+        """It was freed: its free was seen, or what its address was given to next."""
+        call = self.calls.get(made.call)
+        if call is not None and call.objects.get(made.kind) is made:
+            call.tell((made.kind, made.at, True))
 
     def _held(self, event: ev.Held) -> None:
         hold = self.held.get(event.tid)
@@ -598,11 +603,6 @@ _WEIGHT = {"unobservable": 0, "pass": 1, "fail": 2}
 def _outweighs(check: Check, before: Check | None) -> bool:
     """A failure stays; an observation takes the place of none."""
     return before is None or _WEIGHT[check.status] > _WEIGHT[before.status]
-
-
-def _gone(made: Object) -> bool:
-    """Whether an object was freed: its free was seen, or what its address was given to next."""
-    return made.free is not None or made.reused is not None
 
 
 def failed(event: ev.Step) -> bool:
