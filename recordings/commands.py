@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Annotated
 
 import msgspec
 
 from recordings.steps import STEPS
-from recordings.uapi import SIGRTMAX, signal_name
+from recordings.uapi import ERRNO_NUMBERS, SIGRTMAX, signal_name
 
 Times = Annotated[int, msgspec.Meta(ge=0, lt=1 << 31)]
 
@@ -170,8 +169,7 @@ def injection(text: str) -> Inject | Refuse | Limit:
     if hook == "nofile" and 0 <= _digits(value) < 1 << 63 and not star:
         return Limit(nofile=int(value))
     if hook in REFUSALS:
-        numbers = {name: number for number, name in errno.errorcode.items()}
-        number = numbers.get(value, _digits(value))
+        number = ERRNO_NUMBERS.get(value, _digits(value))
         if not 0 < number < 4096:
             raise ValueError(f"{text}: {value or 'nothing'} is no errno; write {hook}=EPERM")
         return Refuse(hook=hook, errno=number, times=times)

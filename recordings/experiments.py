@@ -7,12 +7,13 @@ errnos and cleanup were read in 5.10, 6.1, 6.12 and 7.2.
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass, field
 from itertools import groupby
 
 from recordings import events as ev
 from recordings.story import Call, Story
+from recordings.uapi import ERRNO
+from recordings.uapi import ERRNO_NUMBERS as E
 from recordings.verdict import judge
 
 # A program that does nothing but socket(FAMILY, TYPE, PROTOCOL), with the very integers.
@@ -79,39 +80,39 @@ _SLOW_MODPROBE = (
 
 _EDGES = (
     Experiment("flags", "unknown flag bits in the type: nothing is made", 1,
-               arguments=("2,17,0",), result=errno.EINVAL),
+               arguments=("2,17,0",), result=E["EINVAL"]),
     Experiment("family-range", "a family that cannot be: nothing is made", 2,
-               arguments=("99,1,0",), result=errno.EAFNOSUPPORT),
+               arguments=("99,1,0",), result=E["EAFNOSUPPORT"]),
     Experiment("lsm-create", "security_socket_create() says no: nothing is made", 3,
-               inject=("security_socket_create=EACCES",), result=errno.EACCES),
+               inject=("security_socket_create=EACCES",), result=E["EACCES"]),
     _no_trigger(4, "no-memory-inode", "sock_alloc() without memory: no targeted trigger"),
     Experiment("lsm-inode", "security_inode_alloc() says no: ENFILE hides it, and the inode is "
-               "freed at once", 5, inject=("security_inode_alloc=EPERM",), result=errno.ENFILE,
+               "freed at once", 5, inject=("security_inode_alloc=EPERM",), result=E["ENFILE"],
                cleanup=("SOCK_FREE_INODE",)),
     Experiment("family-absent", "a family without a module: R0", 6, arguments=("18,1,0",),
-               result=errno.EAFNOSUPPORT, cleanup=R0),
+               result=E["EAFNOSUPPORT"], cleanup=R0),
     Experiment("protocol-range", "inet_create(): a protocol out of range: R0", 7,
-               arguments=("2,1,300",), result=errno.EINVAL, cleanup=R0),
+               arguments=("2,1,300",), result=E["EINVAL"], cleanup=R0),
     Experiment("protocol-absent", "inet_create(): no such protocol, after modprobe: R0", 8,
-               arguments=("2,1,99",), result=errno.EPROTONOSUPPORT, cleanup=R0),
+               arguments=("2,1,99",), result=E["EPROTONOSUPPORT"], cleanup=R0),
     Experiment("raw-unprivileged", "SOCK_RAW without CAP_NET_RAW: R0", 9, arguments=("2,3,1",),
                prefix=("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw"),
-               result=errno.EPERM, cleanup=R0),
+               result=E["EPERM"], cleanup=R0),
     Experiment("lsm-sk", "security_sk_alloc() says no, inside sk_alloc(): R0", 10,
-               inject=("security_sk_alloc=EPERM",), result=errno.ENOMEM,
-               results={"5.10": errno.ENOBUFS}, cleanup=R0),
+               inject=("security_sk_alloc=EPERM",), result=E["ENOMEM"],
+               results={"5.10": E["ENOBUFS"]}, cleanup=R0),
     _no_trigger(11, "prot-init", "TCP's prot->init never fails: no trigger"),
     Experiment("cgroup", "a BPF program of the tracee's cgroup says no to the sock", 12,
-               inject=("cgroup",), result=errno.EPERM, cleanup=("SK_DESTRUCT", *R0)),
+               inject=("cgroup",), result=E["EPERM"], cleanup=("SK_DESTRUCT", *R0)),
     _no_trigger(13, "module-gone", "try_module_get() of a built-in family never fails"),
     Experiment("lsm-post-create", "security_socket_post_create() says no: the first edge that "
                "must release a protocol, R1", 14, inject=("security_socket_post_create=EPERM",),
-               result=errno.EPERM, cleanup=R1),
+               result=E["EPERM"], cleanup=R1),
     Experiment("emfile", "no descriptor left: R1, and no number to give back", 15,
-               script=LIMITED, result=errno.EMFILE, cleanup=R1),
+               script=LIMITED, result=E["EMFILE"], cleanup=R1),
     _no_trigger(16, "no-memory-dentry", "d_alloc_pseudo() without memory: no targeted trigger"),
     Experiment("lsm-file", "security_file_alloc() says no: R1, then the reserved number is given "
-               "back", 17, inject=("security_file_alloc=ENOMEM",), result=errno.ENOMEM,
+               "back", 17, inject=("security_file_alloc=ENOMEM",), result=E["ENOMEM"],
                cleanup=("SOCK_RELEASE", "INET_RELEASE", "SK_DESTRUCT", "IPUT", "PUT_UNUSED_FD",
                         "SOCK_FREE_INODE")),
     Experiment("close", "no failure: close(2) takes it apart", script=CLOSING, cleanup=CLOSED),
@@ -140,7 +141,7 @@ _WINDOW = tuple(
         f"window-{name.lower()}",
         f"the one true window: {name} while inet_create() waits for modprobe: the wait ends, the "
         "call fails by edge 8, R0, and only then the signal is taken", 8,
-        script=_SLOW_MODPROBE + SOCKET, arguments=("2,1,132",), result=errno.EPROTONOSUPPORT,
+        script=_SLOW_MODPROBE + SOCKET, arguments=("2,1,132",), result=E["EPROTONOSUPPORT"],
         cleanup=("SOCK_RELEASE", "IPUT", "GET_SIGNAL", "SOCK_FREE_INODE"), ends=ends,
         while_asleep=name, vm_only=True,
     )
@@ -217,4 +218,4 @@ def cleanup_steps(call: Call) -> tuple[str, ...]:
 def _named(number: int | None) -> str:
     if number is None:
         return "nothing"
-    return errno.errorcode.get(number, str(number)) if number else "a descriptor"
+    return ERRNO.get(number, str(number)) if number else "a descriptor"

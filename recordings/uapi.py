@@ -24,6 +24,7 @@ ERRNO = {number: name for number, name in enumerate(_ERRNO.split(), 1) if name !
 # include/linux/errno.h: results inside the kernel that no program ever gets to see
 ERRNO |= {512: "ERESTARTSYS", 513: "ERESTARTNOINTR", 514: "ERESTARTNOHAND", 515: "ENOIOCTLCMD",
           516: "ERESTART_RESTARTBLOCK", 517: "EPROBE_DEFER"}  # fmt: skip
+ERRNO_NUMBERS = {name: number for number, name in ERRNO.items()}
 MAX_ERRNO = 4095  # include/linux/err.h
 
 _SIGNALS = """
