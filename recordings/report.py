@@ -7,7 +7,7 @@ outside reaches the terminal but printable characters.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import asdict
 
 from recordings import events as ev
@@ -41,7 +41,7 @@ from recordings.words import (
 
 WIDTH = 80
 IN_FULL = 8  # more calls than this are a table
-ROWS = 40  # of that table
+ROWS = 40  # of that table, and of what is listed of one call
 
 TITLES = {
     "linear_trace": "Linear Trace",
@@ -344,13 +344,14 @@ def _cleanup(story: Story, call: Call) -> Iterator[str]:
     start = call.enter.t
     if not seen:
         yield "No cleanup step of this call was seen."
-    for moment in seen:
+    for moment in seen[:ROWS]:
         event = moment.event
         assert isinstance(event, ev.Step)
         sign = SIGNS[moment.check.status] if moment.check else "·"
         left = f"{sign} {duration(event.t - start):>8}  {moment.id.removeprefix('CLEANUP_'):<16}"
         seen_there = moment.check.evidence if moment.check else told(event)
         yield from _wrapped(f"{seen_there}, in {_who(event)}", " " * 29, f"{left}  ")
+    yield from _rest(seen)
     whys: dict[str, list[str]] = {}
     for id in CLEANUP_STEPS:
         if id in story.blind and id not in call.first:
@@ -365,8 +366,9 @@ def _cleanup(story: Story, call: Call) -> Iterator[str]:
     if objects:
         yield ""
         yield f"The ledger (times since call {call.number} was entered):"
-    for made in objects:
+    for made in objects[:ROWS]:
         yield from _entry(story, call, made)
+    yield from _rest(objects)
     lessons = list(_lessons(story, call, objects))
     if lessons:
         yield ""
@@ -397,9 +399,8 @@ def _entry(story: Story, call: Call, made: Object) -> Iterator[str]:
 
 def _holds(story: Story, call: Call) -> Iterator[str]:
     """What was seen while the call, or its cleanup, was held inside the kernel."""
-    for hold in story.holds:
-        if hold.call != call.number:
-            continue
+    holds = [hold for hold in story.holds if hold.call == call.number]
+    for hold in holds[:ROWS]:
         event, end = hold.event, hold.end
         yield ""
         how = f"for {duration(end.held)}, until {_ENDED[end.by]}" if end else "to the very end"
@@ -418,6 +419,7 @@ def _holds(story: Story, call: Call) -> Iterator[str]:
         frames = _kernels(story.stacks.get(event.stack, []) if event.stack is not None else [])
         if frames or event.how == "asleep":
             yield from _wrapped(" ← ".join(frames) or "its stack was not read", " " * 6, "    · ")
+    yield from _rest(holds)
 
 
 def _where(event: ev.Held) -> str:
@@ -520,8 +522,12 @@ def _table(story: Story, shown: list[Call]) -> Iterator[str]:
         bad = f" {SIGNS['fail']}" if "fail" in counts and not (call.result or 0) < 0 else ""
         what = what if len(what) <= 45 else f"{what[:44]}…"
         yield f"{call.number:>5} {who[:16]:<16} {what:<45} {result}{bad}"
-    if len(shown) > ROWS:
-        yield f"      … and {len(shown) - ROWS} more: --json has them all"
+    yield from _rest(shown)
+
+
+def _rest(rows: Sized) -> Iterator[str]:
+    if len(rows) > ROWS:
+        yield f"      … and {len(rows) - ROWS} more: --json has them all"
 
 
 def _status(story: Story, verdict: Verdict) -> Iterator[str]:

@@ -435,11 +435,12 @@ def fate(story: Story, made: Object) -> Fate:
             return Fate("unobservable", text, live=True)
         text = f"never freed, though its call failed ({errno_text(call.result)})"
         return Fate("fail", text + _last_seen(made, call))
-    if alive := _holders(story, made, call) - set(story.exits):
-        if call.enter.pid in alive:
-            text = "still live, and no leak: its process had not ended"
-            return Fate("unobservable", text, live=True)
-        children = ", ".join(str(pid) for pid in sorted(alive))
+    if call.enter.pid not in story.exits:
+        text = "still live, and no leak: its process had not ended"
+        return Fate("unobservable", text, live=True)
+    if alive := sorted(_heirs(story, made, call) - story.exits.keys()):
+        children = ", ".join(map(str, alive[:_SHOWN]))
+        children += f" or {len(alive) - _SHOWN} more" if len(alive) > _SHOWN else ""
         return Fate("unobservable", f"child {children}, forked since, may still hold it")
     if made.kind == "sock" and (why := _outlives(call)):
         return Fate("unobservable", why, live=True)
@@ -487,7 +488,7 @@ def _deaf(story: Story) -> str | None:
     return None
 
 
-def _holders(story: Story, made: Object, call: Call) -> set[int]:
+def _heirs(story: Story, made: Object, call: Call) -> set[int]:
     """The processes that may hold an object: the caller, and children forked from then on."""
     pids = {call.enter.pid}
     for fork in story.forks:

@@ -276,7 +276,8 @@ def _report(file: Path, as_json: bool, call: int | None) -> int:
     if as_json:
         import json
 
-        print(json.dumps(report.as_json(story, call, verdict=judged), ensure_ascii=True, indent=2))
+        json.dump(report.as_json(story, call, verdict=judged), sys.stdout, indent=2)
+        print()
     else:
         print(report.text(story, call, ascii=plain.ascii_wanted(), verdict=judged))
     return {"PASS": 0, "REJECT": 1}.get(judged.verdict, 3)

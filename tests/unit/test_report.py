@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -346,3 +347,48 @@ def test_a_verdict_that_all_is_there() -> None:
         "verdict REJECT: Linear Trace, Data Integrity failed; 1 call recorded; missing: "
         "5 lost events program"
     ) in flat(Story.of([*broken, lost]))
+
+
+def made_again(count: int) -> Story:
+    """A call whose sock is allocated, released and held over and over, as no kernel does it."""
+    events = session()
+    alloc = next(e for e in events if isinstance(e, ev.Alloc) and e.kind == "sock")
+    released = next(e for e in events if getattr(e, "id", "") == "CLEANUP_SOCK_RELEASE")
+    held = [
+        ev.Held(t=T + n, call=1, point="socket_create", pid=PID, tid=PID, state="S", wchan="",
+                since=T + n, snap=ev.Snapshot())
+        for n in range(count)
+    ]  # fmt: skip
+    at = events.index(alloc)
+    return Story.of([*events[:at], *[alloc] * count, *events[at:], *[released] * count, *held])
+
+
+def test_a_report_is_no_longer_for_what_comes_over_and_over() -> None:
+    few, many = (text(made_again(count)).splitlines() for count in (100, 200))
+    assert len(few) == len(many)
+    for listed in (4, 6, 0):  # the ledger, the cleanup and the holds of a good call
+        assert f"      … and {200 + listed - ROWS} more: --json has them all" in many
+    found: Any = as_json(made_again(100))
+    assert len(found["ledger"]["objects"]) == 104
+
+
+def operations(count: int) -> int:
+    """How many functions are called for the report of so many allocations."""
+    story, calls = made_again(count), 0
+
+    def called(_frame: object, what: str, _argument: object) -> None:
+        nonlocal calls
+        calls += what in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(called)
+    try:
+        text(story)
+        as_json(story)
+    finally:
+        sys.setprofile(before)
+    return calls
+
+
+def test_twice_the_allocations_are_twice_the_work_at_most() -> None:
+    assert operations(2000) < 2.2 * operations(1000)
