@@ -31,6 +31,7 @@ from tests.builders import (
     ending,
     session,
 )
+from tests.effort import calls
 
 Events = list[ev.Event]
 
@@ -156,6 +157,19 @@ def test_a_run_of_nothing_but_addresses() -> None:
     assert isinstance(safe, ev.Alloc)
     assert isinstance(said, ev.Output)
     assert said.text == safe.at.removeprefix("0x") * 2000 + "abc"
+
+
+def test_an_address_is_masked_however_its_digits_are_written() -> None:
+    """0xFFFF…, as printf's %p and %X may have it, of which no other event tells."""
+    for text in ("0xFFFFffff81ABCDEF", "ffffffff81abcdef", "FFFFFFFF81ABCDEF."):
+        safe = of(ev.Output(t=1, text=text))
+        assert isinstance(safe, ev.Output)
+        assert "81abcdef" not in safe.text.lower()
+
+
+def test_a_long_run_of_digits_is_little_work() -> None:
+    run = "0123456789abcdef" * 500
+    assert calls(lambda: of(ev.Output(t=1, text=run))) < 4 * len(run)
 
 
 def test_null_stays_null() -> None:

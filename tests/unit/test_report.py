@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from tests.builders import (
     without,
 )
 from tests.builders import call as good_call
+from tests.effort import calls
 
 
 def many(count: int) -> Story:
@@ -372,23 +373,7 @@ def test_a_report_is_no_longer_for_what_comes_over_and_over() -> None:
     assert len(found["ledger"]["objects"]) == 104
 
 
-def operations(count: int) -> int:
-    """How many functions are called for the report of so many allocations."""
-    story, calls = made_again(count), 0
-
-    def called(_frame: object, what: str, _argument: object) -> None:
-        nonlocal calls
-        calls += what in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        text(story)
-        as_json(story)
-    finally:
-        sys.setprofile(before)
-    return calls
-
-
 def test_twice_the_allocations_are_twice_the_work_at_most() -> None:
-    assert operations(2000) < 2.2 * operations(1000)
+    few, many = made_again(1000), made_again(2000)
+    for report in (text, as_json):
+        assert calls(partial(report, many)) < 2.2 * calls(partial(report, few))
