@@ -149,21 +149,28 @@ class Writer:
     """Writes events to a file of mode 0600, each flushed as it comes.
 
     `owner`: (uid, gid) to whom the file is given, when we run as another (sudo). Raises OSError,
-    with a text of its own for a symbolic link: none is followed, since root may be writing in a
-    folder that belongs to another.
+    with a text of its own for a symbolic link, since root may be writing in a folder that belongs
+    to another, and for a FIFO, whose reader might never come.
     """
 
     def __init__(self, path: Path, owner: tuple[int, int] | None = None) -> None:
         self.path = path
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            self._fd = os.open(path, flags, 0o600)
+            self._fd = os.open(path, flags | os.O_NONBLOCK, 0o600)  # wait for no FIFO's reader
         except OSError as error:
             if error.errno == errno.ELOOP and path.is_symlink():
                 text = "it is a symbolic link, and none is followed"
                 raise OSError(errno.ELOOP, text, str(path)) from error
+            if error.errno == errno.ENXIO and path.is_fifo():
+                raise _no_fifo(path) from error
             raise
-        if stat.S_ISREG(os.fstat(self._fd).st_mode):  # never the mode of /dev/null
+        os.set_blocking(self._fd, True)
+        mode = os.fstat(self._fd).st_mode
+        if stat.S_ISFIFO(mode):
+            self.close()
+            raise _no_fifo(path)
+        if stat.S_ISREG(mode):  # never the mode of /dev/null
             os.fchmod(self._fd, 0o600)
             if owner is not None:
                 os.fchown(self._fd, *owner)
@@ -180,3 +187,7 @@ class Writer:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def _no_fifo(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "it is a FIFO, and a recording is a file", str(path))

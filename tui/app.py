@@ -136,6 +136,7 @@ class Sockstep(App[None]):
         self.error: StreamError | None = None  # the session never began
         self._output = history.OutputLines()
         self._lost_agent = ""
+        self._unrecorded = False
         self._progress = "starting"
         self._awaited = False  # the user ran the program for its next step: look at that
         self._asked = False  # a command is on its way that changes the tracee's state
@@ -250,6 +251,11 @@ class Sockstep(App[None]):
             elif kept is not None and source is kept.source:
                 kept.feed(event)
                 self._conduct(event, kept.story, source)
+        if source.trouble and not self._unrecorded:
+            self._unrecorded = True
+            self.tell(f"{source.trouble}; what comes now is not recorded", "error")
+            if self.state is not None and self.state.state == "running":
+                source.send(commands.Pause())  # to go on, or not, is for the user to say
         self._soon()
 
     def _clock(self, event: ev.Event) -> None:

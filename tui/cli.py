@@ -182,7 +182,12 @@ def _app(run: Callable[[Any], int]) -> int:
     multiple=True,
     help="SIGTERM@STEP_14, security_sk_alloc=ENOMEM, nofile=3, cgroup; X*3: thrice. Repeatable.",
 )
-def record(injections: tuple[str, ...], **given: Any) -> int:
+@click.option(
+    "--must-record",
+    is_flag=True,
+    help="End PROGRAM when it cannot be recorded any more (a full disk); else it goes on.",
+)
+def record(injections: tuple[str, ...], must_record: bool, **given: Any) -> int:
     """Record PROGRAM without the app, a line a step; exit with its status."""
     if given["output"] is None:
         raise click.UsageError("record needs -o FILE")
@@ -193,7 +198,7 @@ def record(injections: tuple[str, ...], **given: Any) -> int:
         injected = [commands.injection(text) for text in injections]
     except ValueError as error:
         raise click.ClickException(str(error)) from error
-    return record.run(program_options(**given), injected)
+    return record.run(program_options(**given), injected, must_record)
 
 
 @cli.command()
@@ -363,7 +368,7 @@ def _probes(name: str, module: str, *words: str) -> None:
     def become(args: tuple[str, ...]) -> NoReturn:
         sys.stdout.flush()
         command = isolated.command(module, *words, *args)
-        os.execv(command[0], command)
+        os.execve(command[0], command, plain.environment())
 
 
 _HELP = {
@@ -378,6 +383,7 @@ _probes("vm", "probes.vm.cli")
 
 def main() -> NoReturn:
     """The command line. Bad input is one line on stderr and exit status 2."""
+    plain.ignore_absurd_sizes()
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # we were started with it closed
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115

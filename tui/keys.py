@@ -5,6 +5,8 @@ The ids are what the user's own keys.toml names.
 
 from __future__ import annotations
 
+import os
+import stat
 import tomllib
 import unicodedata
 from contextlib import suppress
@@ -100,9 +102,11 @@ def _is_key(name: str) -> bool:
 def load(path: Path) -> dict[str, str]:
     """The user's keys: `id = "key,key"` lines. Raises KeymapError for anything else."""
     try:
-        with places.as_invoker():
-            file = path.open("rb")
-        with file:
+        with places.as_invoker():  # O_NONBLOCK: wait for nobody to write to a FIFO
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise KeymapError(f"{path}: it is no regular file")
             keymap = tomllib.load(file)
     except FileNotFoundError:
         return {}

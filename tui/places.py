@@ -90,4 +90,5 @@ def known_recordings() -> list[Path]:
     with as_invoker():
         own = sorted(recordings().glob("*.jsonl"), key=lambda path: path.name, reverse=True)
         lab = sorted((recordings() / "lab").glob("*/*.jsonl"))
-    return own + lab + sorted(SAMPLES.glob("*.jsonl"))
+        files = [path for path in own + lab if path.is_file()]
+    return files + sorted(SAMPLES.glob("*.jsonl"))

@@ -7,6 +7,7 @@ the same width, on its way out: so no picture exists twice.
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 from rich.cells import cell_len
@@ -25,6 +26,22 @@ _SAME_WIDTH = {
     "╸╺╴╶": "-", "╹╻": "|", "⫽": "/", "◉": "@", "▽": "v", "△": "^",
 }  # fmt: skip
 _TABLE = {ord(char): sign for chars, sign in _SAME_WIDTH.items() for char in chars}
+
+
+_SIZE = re.compile("[1-9][0-9]{0,2}")
+_ignored: dict[str, str] = {}
+
+
+def ignore_absurd_sizes() -> None:
+    """Forget COLUMNS and LINES that no terminal has: libraries take 99999999 at its word."""
+    for name in ("COLUMNS", "LINES"):
+        if name in os.environ and not _SIZE.fullmatch(os.environ[name]):
+            _ignored[name] = os.environ.pop(name)
+
+
+def environment() -> dict[str, str]:
+    """The environment for a program that we start: the traced one must find all as it was."""
+    return os.environ | _ignored
 
 
 def ascii_wanted() -> bool:

@@ -54,15 +54,24 @@ class Printer:
         sys.stdout.flush()
 
 
-def run(options: Options, injections: Sequence[commands.Command] = ()) -> int:
-    """Run the program through all its steps; the exit status is the program's."""
+def run(
+    options: Options, injections: Sequence[commands.Command] = (), must_record: bool = False
+) -> int:
+    """Run the program through all its steps; the exit status is the program's.
+
+    When no more can be recorded, say so at once. The program goes on, or with `must_record` is
+    ended; either way the status is then 2.
+    """
     options = replace(options, stdin="quiet" if sys.stdin and sys.stdin.isatty() else "pipe")
     with plain.Said() as say:
-        return asyncio.run(_run(options, injections, say))
+        return asyncio.run(_run(options, injections, must_record, say))
 
 
 async def _run(
-    options: Options, injections: Sequence[commands.Command], say: Callable[[str], None]
+    options: Options,
+    injections: Sequence[commands.Command],
+    must_record: bool,
+    say: Callable[[str], None],
 ) -> int:
     printer = Printer()
     agent = Live(options, say)
@@ -99,6 +108,10 @@ async def _run(
                     loop.call_later(FROZEN, agent.send, commands.Continue())
                 _take(event, story, printer)
             if story.end is not None:
+                break
+            if agent.trouble and must_record:
+                farewell = commands.Quit()
+                say("the program is ended, as it cannot be recorded")
                 break
     except asyncio.CancelledError:
         _tell_recordings(agent)
@@ -159,10 +172,9 @@ def _pass_input(agent: Live, loop: asyncio.AbstractEventLoop) -> None:
 
 def _tell_recordings(agent: Live) -> None:
     for path in agent.recordings:
-        if not agent.trouble:
-            print(plain.out(f"sockstep: recorded in {visible(str(path))}"), file=sys.stderr)
-    if agent.trouble:
-        print(plain.out(f"sockstep: {visible(agent.trouble)}"), file=sys.stderr)
+        text = f"recorded in {visible(str(path))}"
+        text += f", but {visible(agent.trouble)}" if agent.trouble else ""
+        print(plain.out(f"sockstep: {text}"), file=sys.stderr)
 
 
 def _conclude(story: Story, agent: Live) -> int:

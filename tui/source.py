@@ -16,7 +16,7 @@ from recordings import commands
 from recordings import events as ev
 from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, encode, read
 from recordings.uapi import signal_name
-from tui import places
+from tui import places, plain
 from tui.options import Options
 
 FAREWELL = 2.0  # seconds that the agent has, after detach or quit, to end its stream
@@ -29,6 +29,7 @@ class Source(Protocol):
 
     live: bool
     path: Path | None  # the recording
+    trouble: str  # why no more is recorded, if so
 
     def batches(self) -> AsyncIterator[list[ev.Event]]: ...
 
@@ -39,6 +40,7 @@ class Replay:
     """A recording. Its first events are read at once, so that a bad file is known at once."""
 
     live = False
+    trouble = ""
 
     def __init__(self, path: Path) -> None:
         self.path: Path | None = path
@@ -69,7 +71,7 @@ class Live:
     def __init__(self, options: Options, progress: Callable[[str], None]) -> None:
         self.path: Path | None = None
         self.recordings: list[Path] = []
-        self.trouble = ""  # why the recording stopped short, if it did
+        self.trouble = ""
         self.said: deque[str] = deque(maxlen=20)  # the agent's last words on stderr
         self._options = options
         self._progress = progress
@@ -101,6 +103,7 @@ class Live:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE,
+                env=plain.environment(),
                 # sudo and ssh need our terminal to ask for a password; the plain agent must not
                 # get the terminal's signals: our end of file is what it goes by.
                 start_new_session=self._options.via is None,
@@ -175,9 +178,10 @@ class Live:
                     path = places.free(path)
                 self._writer = Writer(path)
         except OSError as error:
-            self.trouble = f"cannot record to {error.filename}: {error.strerror}"
+            trouble = f"cannot record to {error.filename}: {error.strerror}"
             if not self.recordings:
-                raise StreamError(self.trouble) from error
+                raise StreamError(trouble) from error
+            self._unrecorded(trouble)
             return
         self.path = path
         self.recordings.append(path)
@@ -187,10 +191,14 @@ class Live:
             return
         try:
             self._writer.write_line(lines)
-        except OSError as error:
-            self.trouble = f"the recording is cut short: {error.strerror}"
+        except OSError as error:  # what was written until now can be read
+            self._unrecorded(f"the recording is cut short: {error.strerror}")
             self._writer.close()
             self._writer = None
+
+    def _unrecorded(self, why: str) -> None:
+        self.trouble = why
+        self._progress(why)
 
     def output_next(self, path: Path) -> None:
         """Where the recording of the next start goes, when the program is restarted."""

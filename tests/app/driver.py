@@ -24,6 +24,7 @@ class Scripted:
 
     live = True
     path: Path | None = None
+    trouble = ""
 
     def __init__(self, *events: ev.Event) -> None:
         self.sent: list[cmd.Command] = []

@@ -554,6 +554,21 @@ async def test_c_continues_to_the_next_stop_and_the_first_new_step() -> None:
     await with_agent(source, drive)
 
 
+async def test_a_program_that_is_recorded_no_more_is_paused_and_it_is_said() -> None:
+    """A full disk: whether the program goes on is for the user to say."""
+    source = Scripted(*builders.header(), ev.State(t=1_011_000_000, pid=4711, state="running"))
+
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
+        source.trouble = "the recording is cut short: No space left on device"
+        for number in (1, 2):
+            source.say(*builders.call(number, t=1_012_000_000 * number)[1:-1])
+            await settle(pilot)
+        assert source.sent == [cmd.Pause()], "once"
+        assert f"{source.trouble}; what comes now is not recorded" in app.said
+
+    await with_agent(source, drive)
+
+
 async def test_ctrl_c_stops_the_running_program() -> None:
     source = Scripted(*builders.header(), ev.State(t=1_011_000_000, pid=4711, state="running"))
 

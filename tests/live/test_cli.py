@@ -19,7 +19,7 @@ from recordings import isolated
 from recordings.story import Story
 from recordings.stream import encode, read
 from tests import ROOT, builders
-from tests.agent import SOCKET_TEST, needs_root
+from tests.agent import SOCKET_TEST, needs_root, unless
 from tui import cli, plain
 from tui.options import Options
 
@@ -499,8 +499,96 @@ def test_a_recording_that_is_cut_short_is_no_success(env: dict[str, str]) -> Non
     needs_root()
     done = sockstep("record", "-o", "/dev/full", "true", env=env)
     assert done.returncode == 2
-    told = done.stderr.splitlines()[-1]  # the first one ever is told that it compiles
-    assert told == "sockstep: the recording is cut short: No space left on device"
+    told = done.stderr.splitlines()[-2:]  # the first one ever is told that it compiles
+    short = "the recording is cut short: No space left on device"
+    assert told == [f"sockstep: {short}", f"sockstep: recorded in /dev/full, but {short}"]
+
+
+def with_little_room(script: str, env: dict[str, str], room: Path) -> str:
+    """What a shell prints that has a disk of 48 KiB at `room`, which nobody else sees."""
+    needs_root()
+    room.mkdir()
+    mount = f"mount -t tmpfs -o size=48k none {shlex.quote(str(room))}"
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", f"{mount} || exit 77; {script}"], env=env, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    unless(done.returncode != 77, "a tmpfs cannot be mounted here")
+    return done.stdout
+
+
+LOOP = [str(ROOT / "tests/programs/bin/loop"), "100"]
+SHORT = "the recording is cut short: No space left on device"
+
+
+def test_a_full_disk_is_said_at_once_and_the_program_goes_on(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "disk/a.jsonl"
+    record = isolated.command("tui.cli", "record", "-o", str(out), *LOOP)
+    report = isolated.command("tui.cli", "report", str(out))
+    script = f"{shlex.join(record)}; echo status=$?; {shlex.join(report)}; echo status=$?"
+    told = with_little_room(script, env, out.parent)
+    before, cut, after = told.partition(f"sockstep: {SHORT}\n")
+    assert cut
+    assert "call 1 " in before
+    assert "call 100 " in after, "it went on"
+    assert "EXITED with status 0" in after
+    assert f"sockstep: recorded in {out}, but {SHORT}\nstatus=2\n" in after
+    assert "verdict     UNKNOWN: " in after, "what there is can be read"
+    assert after.endswith("status=3\n")
+
+
+def test_a_program_that_must_be_recorded_ends_with_the_room(
+    env: dict[str, str], tmp_path: Path
+) -> None:
+    out = tmp_path / "disk/a.jsonl"
+    program = ["/usr/bin/python3", "-c", "import socket, time\nwhile True: socket.socket()"]
+    record = isolated.command("tui.cli", "record", "--must-record", "-o", str(out), *program)
+    told = with_little_room(f"{shlex.join(record)}; echo status=$?", env, out.parent)
+    assert f"sockstep: {SHORT}\n" in told
+    assert "sockstep: the program is ended, as it cannot be recorded\n" in told
+    assert told.endswith("status=2\n"), "though the program would never have ended"
+
+
+@pytest.mark.parametrize("size", ["99999999", "1001", "0", "-1", "wide", "²", ""])
+def test_a_size_that_no_terminal_has_is_ignored(
+    size: str, two_calls: Path, env: dict[str, str]
+) -> None:
+    env = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
+    for command in (["diff", str(two_calls), str(two_calls)], ["lab", "4"], ["--help"]):
+        plain = sockstep(*command, env=env)
+        sized = sockstep(*command, env=env | {"COLUMNS": size, "LINES": size})
+        assert sized.stdout == plain.stdout
+        assert sized.stderr == plain.stderr
+
+
+def test_the_program_has_the_size_that_we_ignore(env: dict[str, str], tmp_path: Path) -> None:
+    needs_root()
+    out = str(tmp_path / "a.jsonl")
+    show = ("sh", "-c", "echo columns=$COLUMNS")
+    done = sockstep("record", "-o", out, *show, env=env | {"COLUMNS": "99999999"})
+    assert "columns=99999999\n" in done.stdout
+
+
+@pytest.mark.parametrize("reader", [False, True])
+@pytest.mark.parametrize("command", [["export"], ["import", "dmesg"], ["record"]])
+def test_a_fifo_is_no_place_for_a_recording(
+    command: list[str], reader: bool, two_calls: Path, env: dict[str, str], tmp_path: Path
+) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    log = tmp_path / "log"
+    log.write_text("[PROBE] sock_alloc Exit: socket=f1166dcd\n")
+    source = {"export": str(two_calls), "import": str(log), "record": "true"}[command[0]]
+    if command == ["record"]:
+        needs_root()
+    held = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK) if reader else None
+    done = sockstep(*command, "-o", str(fifo), source, env=env)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("it is a FIFO, and a recording is a file")
+    if held is not None:
+        os.close(held)
 
 
 def test_record_that_is_ended_says_what_it_leaves(env: dict[str, str], tmp_path: Path) -> None:

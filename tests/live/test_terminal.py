@@ -82,6 +82,30 @@ def test_garbage_is_one_line(terminal: Terminal, tmp_path: Path) -> None:
     assert "Traceback" not in terminal.screen()
 
 
+def test_a_size_that_no_terminal_has(terminal: Terminal, two_calls: str) -> None:
+    """COLUMNS and LINES are believed by Textual, which would draw that many."""
+    terminal.run("replay", two_calls, COLUMNS="99999999", LINES="99999999")
+    terminal.until("REPLAY  ", "q quit")
+    terminal.press("q")
+    terminal.until("status=0")
+
+
+def test_a_fifo_for_keys_is_one_line(terminal: Terminal, two_calls: str) -> None:
+    keys = terminal.home / ".config/sockstep/keys.toml"
+    keys.parent.mkdir(parents=True)
+    os.mkfifo(keys)
+    terminal.run("replay", two_calls)
+    assert "keys.toml: it is no regular file" in terminal.until("status=2")
+
+
+def test_a_fifo_among_the_recordings_is_none(terminal: Terminal) -> None:
+    folder = terminal.home / ".local/state/sockstep/recordings"
+    folder.mkdir(parents=True)
+    os.mkfifo(folder / "fifo.jsonl")
+    terminal.run("replay")
+    assert "fifo" not in terminal.until("REPLAY which recording?", "emfile-6.1-kprobe")
+
+
 # -- live ----------------------------------------------------------------------------------
 
 
@@ -241,3 +265,13 @@ def test_a_program_that_is_none_of_ours_to_run(live: Terminal, tmp_path: Path) -
     live.until("status=2")
     assert "Traceback" not in live.screen()
     live.is_sane()
+
+
+def test_a_full_disk_is_said_on_the_screen(live: Terminal) -> None:
+    live.run("-o", "/dev/full", SOCKET_TEST)
+    live.until("the recording is cut short: No space left on device")
+    live.until("STOPPED  before its first instruction")
+    live.press("q")
+    live.until("Detach and resume")
+    live.press("Enter")
+    live.until("status=2")
