@@ -211,7 +211,7 @@ def _never_made(story: Story, call: Call, kind: ev.Kind) -> bool:
     """Whether a failed call left before it made this, or because it could not."""
     if kind == "fd":
         return (call.result or 0) < 0 and watched(story, "alloc_fd")
-    step = {"socket": "STEP_09", "sock": "STEP_13", "file": "STEP_14"}[kind]
+    step = call.path.maker[kind]
     return story.left_before(call, step) or (call.edge is not None and call.edge.id == step)
 
 

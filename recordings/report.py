@@ -243,28 +243,14 @@ def _dotted(left: str, right: str) -> str:
 
 
 def _subject(story: Story, call: Call, id: str) -> str:
-    number = "?"
-    if (fd := call.linkage().fd) is not None:
-        number = str(fd.number)
-    match id:
-        case "PROBE_INIT":
-            return f"→ backend {story.header.backend if story.header else 'unknown'}"
-        case "USER_EXEC":
-            argv = story.header.argv if story.header else []
-            return f"→ {' '.join(argv) or 'program not recorded'}"
-        case "STEP_13":
-            return f"← {_creator(story, call)}()"
-        case "STEP_16":
-            return f"→ fd == {number}"
-        case "STEP_17":
-            return f"→ result == {_result(call)}"
-    return {
-        "STEP_09": "← sock_alloc()",
-        "STEP_10": "→ sk == NULL",
-        "STEP_14": "← sock_alloc_file()",
-        "STEP_15": "→ file->private_data == socket",
-        "STEP_13_BACKLINK": "→ sk->sk_socket == socket",
-    }[id]
+    fd = call.linkage().fd
+    return STEPS[id].subject.format(
+        backend=story.header.backend if story.header else "unknown",
+        program=" ".join(story.header.argv if story.header else []) or "program not recorded",
+        creator=_creator(story, call),
+        fd=fd.number if fd is not None else "?",
+        result=_result(call),
+    )
 
 
 def _creator(story: Story, call: Call) -> str:

@@ -15,22 +15,16 @@ from typing import Literal
 import msgspec
 
 from recordings import events as ev
+from recordings.checks import Check as Check
+from recordings.checks import Status as Status
+from recordings.checks import told as told
 from recordings.layers import LAYERS, LINKS, NULL, UNREAD, Pointer, Ptr
-from recordings.steps import CALL_STEPS, CLEANUP_STEPS
-from recordings.uapi import MAX_ERRNO
+from recordings.path import Path
+from recordings.steps import CALL_STEPS, PATHS, STEPS
 from recordings.uapi import errno_text as errno_text
 from recordings.uapi import signal_name as signal_name
 
-Status = Literal["pass", "fail", "unobservable"]
 LinkState = Literal["absent", "one-way", "linked", "broken", "freed", "unread"]
-
-# pointer → the first step that is later than what sets it
-_DUE = {
-    "socket.sk": "STEP_14",
-    "sock.sk_socket": "STEP_14",
-    "file.private_data": "STEP_15",
-    "socket.file": "STEP_15",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +38,6 @@ class Link:
 
     state: LinkState
     value: Ptr | None
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """The outcome of a step's check, with the evidence, or the reason it could not be made."""
-
-    status: Status
-    evidence: str
 
 
 @dataclass(slots=True)
@@ -167,12 +153,19 @@ class Known:
         """The address of this call's object, told by where it was made and by no later link."""
         return self.objects[kind][0] if kind in self.objects else None
 
+    def edge_errno(self) -> int | None:
+        """−errno that the call must return, by the edge that it left by."""
+        edge = STEPS[self.edge.id].edge if self.edge else None
+        hidden = edge.hidden if edge else None
+        return hidden if hidden is not None or self.edge is None else self.edge.ret
+
     def take(self, moment: Moment, blind: dict[str, str]) -> None:
         """The next moment of the call: its check, and what it had made by then."""
         event = moment.event
         assert not isinstance(event, ev.Held), "a hold is none of its call's moments"
         if isinstance(event, ev.Step):
-            check = judge(event, self)
+            test = STEPS[event.id].test if event.id in STEPS else None
+            check = test.outcome(event, self) if test is not None else None
             if check and check.status == "unobservable" and event.id in blind:
                 check = Check("unobservable", f"{blind[event.id]}; {check.evidence}")
         else:
@@ -184,7 +177,7 @@ class Known:
                 self.objects = self.objects | {kind: (at, False)}
         moment._check, moment._objects = check, self.objects
         self.first.setdefault(moment.id, moment)
-        if isinstance(event, ev.Step) and failed(event) and moment.id in _EDGES:
+        if isinstance(event, ev.Step) and failed(event) and STEPS[event.id].edge is not None:
             self.edge = event
         if check is not None:
             before = self.decided.get(moment.id)
@@ -248,6 +241,10 @@ class Call:
         return found[1] if found else None
 
     @property
+    def path(self) -> Path:
+        return PATHS.get(self.enter.syscall, PATHS["socket"])
+
+    @property
     def family(self) -> int | None:
         return self.enter.args[0] if len(self.enter.args) == 3 else None
 
@@ -266,18 +263,20 @@ class Call:
 
         In a call that succeeded, a NULL read before the link was due does not count.
         """
-        due = _DUE.get(f"{layer}.{name}") if (self.result or 0) >= 0 else None
+        complete = self.result is not None and self.result >= 0
+        due = self.path.due.get(f"{layer}.{name}", 0) if complete else 0
         for moment in reversed(self._making()):
             value = getattr(getattr(moment.snap, layer), name, None)
             if value in (None, UNREAD):
                 continue
-            if value != NULL or due is None or self.result is None or _reached(moment.id, due):
+            if value != NULL or self.path.number[moment.id] >= due:
                 return value
         return None
 
     def _making(self) -> list[Moment]:
         """The moments before the first of its cleanup."""
-        end = next((n for n, one in enumerate(self.moments) if one.id not in _WITHIN), None)
+        order = self.path.number
+        end = next((n for n, one in enumerate(self.moments) if one.id not in order), None)
         return self.moments[:end]
 
 
@@ -361,7 +360,7 @@ class Story:
             case ev.Step():
                 self.log.append(event)
                 if (found := self.calls.get(event.call)) is not None:
-                    if event.id == "STEP_17":
+                    if event.id == found.path.returns:
                         found.result = event.ret
                     return self._moment(found, event)
                 self.orphans.append(event)
@@ -587,15 +586,6 @@ class Story:
         return any(self.silence(step) is None for step in upto)
 
 
-# The steps where a call may fail, and what a call makes where: layer and step.
-_EDGES = ("STEP_09", "STEP_13", "STEP_14")
-_WITHIN = {id: number for number, id in enumerate(CALL_STEPS)}
-
-
-def _reached(id: str, due: str) -> bool:
-    return _WITHIN[id] >= _WITHIN[due]
-
-
 _NOTHING = ev.Snapshot()
 _WEIGHT = {"unobservable": 0, "pass": 1, "fail": 2}
 
@@ -607,21 +597,21 @@ def _outweighs(check: Check, before: Check | None) -> bool:
 
 def failed(event: ev.Step) -> bool:
     """Whether the step's function failed."""
-    null = event.id == "STEP_09" and event.snap.socket is not None and event.snap.socket.at == NULL
-    return null or (event.ret is not None and event.ret < 0)
+    step = STEPS.get(event.id)
+    if step is not None and step.edge is not None and step.edge.hidden is not None:
+        layer = getattr(event.snap, step.makes or "", None)
+        if layer is not None and layer.at == NULL:
+            return True
+    return event.ret is not None and event.ret < 0
 
 
 def _born(event: ev.Enter | ev.Step) -> Iterator[tuple[ev.Kind, Ptr]]:
-    """The objects that a call has just made, as the step tells that follows their making."""
-    if isinstance(event, ev.Step):
-        made: dict[str, tuple[ev.Kind, ev.Layer | None]] = {
-            "STEP_09": ("socket", event.snap.socket),
-            "STEP_13": ("sock", event.snap.sock),
-            "STEP_14": ("file", event.snap.file),
-        }
-        kind, layer = made.get(event.id, ("fd", None))
+    """The object that a call has just made, as the step tells that follows its making."""
+    step = STEPS.get(event.id) if isinstance(event, ev.Step) else None
+    if step is not None and step.makes is not None:
+        layer = getattr(event.snap, step.makes)  # type: ignore[union-attr]
         if layer is not None and layer.at not in (NULL, UNREAD):
-            yield kind, layer.at
+            yield step.makes, layer.at
 
 
 def readings(snap: ev.Snapshot, everything: bool = False) -> Iterator[tuple[str, object]]:
@@ -676,127 +666,3 @@ def order(moment: Moment) -> tuple[int, bool]:
 def entered(event: ev.Enter) -> str:
     args = ", ".join(str(arg) for arg in event.args)
     return f"{event.syscall}({args}), syscall {event.nr}, by {event.comm} tid {event.tid}"
-
-
-def told(event: ev.Step) -> str:
-    """Where a step was captured: "sock_alloc exit", "inside __d_alloc"."""
-    return f"inside {event.symbol}" if event.at == "inside" else f"{event.symbol} {event.at}"
-
-
-def judge(event: ev.Step, call: Known) -> Check | None:
-    """The check of one captured step (steps.py says which); None where it has none here.
-
-    What was read is compared with what the call is known to own from where it was made, never
-    with an address that the same reading followed to get there: that comparison could not fail.
-    """
-    snap = event.snap
-    file, socket, sock, fd = snap.file, snap.socket, snap.sock, snap.fd
-
-    def verdict(good: bool, evidence: str) -> Check:
-        return Check("pass" if good else "fail", evidence)
-
-    def leads(evidence: str, pointer: Ptr | None) -> Check | None:
-        own = call.own("socket")
-        if pointer is None or own is None:
-            return None
-        return verdict(pointer == own, evidence if pointer == own else f"{evidence}, not {own}")
-
-    match event.id:
-        case "STEP_09":
-            at = socket.at if socket else UNREAD
-            return verdict(at != NULL, f"socket={at}") if at else None
-        case "STEP_10":
-            if socket is None or None in (socket.sk, socket.ops, socket.state):
-                return None
-            good = socket.sk == NULL and socket.ops == NULL and socket.state == 1
-            seen = f"sk={socket.sk}, ops={socket.ops}, state={socket.state}"
-            if event.at != "exit":
-                return Check("unobservable", f"seen {told(event)}: {seen}")
-            return verdict(good, seen)
-        case "STEP_13":
-            if event.at == "entry":
-                return None
-            if event.ret is not None and event.ret < 0:
-                return Check("fail", f"{event.symbol} returned {errno_text(event.ret)}: no sock")
-            if socket is None or socket.sk is None or (event.at == "inside" and socket.sk == NULL):
-                return None
-            return verdict(socket.sk != NULL, f"socket.sk={socket.sk}")
-        case "STEP_14":
-            if event.ret is not None and event.ret < 0:
-                return Check("fail", f"{event.symbol} returned {errno_text(event.ret)}: no file")
-            return verdict(file.at != NULL, f"file={file.at}") if file and file.at else None
-        case "STEP_15":
-            return leads(f"private_data={file.private_data}", file.private_data) if file else None
-        case "STEP_13_BACKLINK":
-            return leads(f"sk->sk_socket={sock.sk_socket}", sock.sk_socket) if sock else None
-        case "STEP_16":
-            return _numbered(event, fd, call) if fd else None
-        case "STEP_17":
-            return _returned(event, event.ret, call) if event.ret is not None else None
-        case "CLEANUP_GET_SIGNAL" | "CLEANUP_DO_EXIT":
-            return None
-    if event.id not in CLEANUP_STEPS:
-        return None
-    text = told(event)
-    if event.ret is not None:
-        text += f", returned {errno_text(event.ret)}"
-    before = call.first.get(event.id)
-    again = before is not None and isinstance(before.event, ev.Step) and before.event.at == event.at
-    return verdict(not again, f"{text}, a second time" if again else text)
-
-
-def _ours(event: ev.Step, call: Known) -> bool | None:
-    """Whether the descriptor leads to this call's file; None where that was not read."""
-    file, fd = event.snap.file, event.snap.fd
-    leads = fd.file if fd else None
-    if event.symbol == "fd_install":  # at its entry the slot is still empty: its argument counts
-        leads = file.at or None if file else None
-    own, socket = call.own("file"), call.own("socket")
-    if leads is not None and own is not None:
-        return leads == own
-    if leads is not None and file is not None and leads == file.at and socket is not None:
-        return file.private_data == socket if file.private_data is not None else None
-    return None
-
-
-def _numbered(event: ev.Step, fd: ev.Fd, call: Known) -> Check:
-    """STEP_16: the number is the lowest free one, and it leads to this call's file."""
-    text, ours = f"fd={fd.number}", _ours(event, call)
-    if ours is False:
-        return Check("fail", f"{text} leads to a file that is not of this call")
-    if fd.lowest is None:
-        return Check("unobservable", f"{text}; the lowest free number was not read")
-    text += f", lowest free was {fd.lowest}"
-    if fd.number != fd.lowest and (fd.users or 1) > 1:
-        return Check("unobservable", f"{text}, but {fd.users} tasks share the table")
-    if fd.number != fd.lowest:
-        return Check("fail", text)
-    if ours is None:
-        return Check("unobservable", f"{text}; whose file it leads to was not read")
-    return Check("pass", text)
-
-
-def _returned(event: ev.Step, result: int, call: Known) -> Check:
-    """STEP_17: the result is the number that was installed, or the errno of the failing edge."""
-    text = f"returned {errno_text(result)}"
-    installed = call.first.get("STEP_16")
-    if result >= 0:
-        if installed is not None and installed.snap.fd is not None:
-            number = installed.snap.fd.number
-            if number != result:
-                return Check("fail", f"{text}, but fd {number} was installed")
-            before = isinstance(installed.event, ev.Step) and installed.event.probe != event.probe
-            if before or _ours(event, call):
-                return Check("pass", text)
-        return Check("unobservable", f"{text}; the fd was not seen before")
-    if result < -MAX_ERRNO:
-        return Check("fail", f"{text}: not an errno")
-    if installed is not None:
-        return Check("fail", f"{text}, though fd_install() had published a descriptor")
-    if call.edge is None:
-        return Check("pass", f"{text}; no fd_install was seen")
-    # sock_alloc() gives no errno, only NULL: its caller makes that ENFILE (net/socket.c).
-    expected = call.edge.ret if call.edge.id != "STEP_09" else -23
-    if result == expected:
-        return Check("pass", f"{text}, of {call.edge.symbol}")
-    return Check("fail", f"{text}, but {call.edge.symbol} failed with {errno_text(expected or 0)}")
