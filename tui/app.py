@@ -362,10 +362,13 @@ class Sockstep(App[None]):
             self._opened.add(self.moment.call.number)
         look = self.look()
         output = self._output.take(self.story.output)
-        if isinstance(page := self.screen, Page):  # it hides the session
+        if isinstance(page := self.screen, Page):
             if page.is_mounted:
                 page.show(look, output)
-        elif (session := self.query_one_session()).is_mounted:
+            if not page.beside:
+                return  # it hides the session
+            page.refresh()  # which is drawn behind it
+        if (session := self.query_one_session()).is_mounted:
             width = session.size.width
             shown = dict(self._shown_keys)
             if self._kept is not None:

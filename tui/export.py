@@ -15,7 +15,7 @@ from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, read
 from recordings.words import recorded_at, visible
 from tui import places
 from tui.views import diagram, step
-from tui.views.look import QUIET, Look, cut, text
+from tui.views.look import QUIET, Look, fill, text
 
 KINDS = {
     "report": (".txt", "the forensic report, as text"),
@@ -23,7 +23,7 @@ KINDS = {
     "picture": (".svg", "the linkage diagram at this step, as SVG"),
     "masked recording": (".masked.jsonl", "for others: kernel addresses masked, consistently"),
 }
-ARGV = 36  # columns of the picker for a program and its arguments
+NAME = 25  # columns of the picker for a program and its arguments, or a recording's name
 ENDINGS = {kind: ending for kind, (ending, _) in KINDS.items()}
 KINDS_SHOWN = [(kind, Content(f"{kind:<17} {what}")) for kind, (_, what) in KINDS.items()]
 
@@ -109,14 +109,13 @@ def summary(path: Path) -> Content:
         return text(f"{path.name}  {why}", QUIET)
     assert isinstance(header, Header)
     recorded = recorded_at(header)
-    when = f"{recorded.astimezone():%Y-%m-%d %H:%M}" if recorded else "at no known time"
+    when = f"{recorded.astimezone():%Y-%m-%d %H:%M:%S}" if recorded else "at no known time"
     argv, where = " ".join(header.argv), f"Linux {header.kernel}, {header.backend}"
     if bundled:  # its name says what it shows
         return Content.assemble(
-            (visible(path.stem), "bold"), (visible(f"{bundled}  {where}  {argv}"), QUIET)
+            fill(text(path.stem, "bold"), NAME), (visible(f"{bundled}  {where}  {argv}"), QUIET)
         )
     return Content.assemble(
-        cut(text(argv, "bold"), ARGV),
-        visible(f"  {when}  {where}"),
+        visible(f"{when}  "), fill(text(argv, "bold"), NAME), visible(f"  {where}"),
         (visible(f"  {path.name}"), QUIET),
-    )
+    )  # fmt: skip

@@ -81,7 +81,7 @@ class Claims(Listing[Claim]):
 class Lab(Listing[tuple[Experiment, bool]]):
     """The experiments; gives the one chosen, and whether it is to be run, not opened."""
 
-    TITLE_TEXT = "LAB  one experiment for each edge of socket(2), and signals; ▸ bundled"
+    TITLE_TEXT = "LAB  an edge of socket(2) each; ▸ bundled; R0, R1: without, with a protocol"
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("L,q", "dismiss(None)", "close", show=False, id="lab_close",
                 tooltip="Back to the session"),

@@ -81,6 +81,11 @@ class Page(Over[None]):
             getattr(self.pane, f"scroll_{where}")(animate=False)
         self.call_after_refresh(self.run_action, "app.show")
 
+    @property
+    def beside(self) -> bool:
+        """Whether the session can be seen behind it."""
+        return False
+
     def show(self, look: Look, output: history.OutputLines) -> None:
         raise NotImplementedError
 
@@ -120,6 +125,11 @@ class Details(Page):
 
     def on_mount(self) -> None:
         self.tabs.can_focus = False
+
+    @property
+    def beside(self) -> bool:
+        """At the largest size it leaves the steps, the objects and their values in sight."""
+        return self.has_class("-vast") and self.has_class("-tall")
 
     @on(Tabs.TabActivated)
     def change(self, event: Tabs.TabActivated) -> None:
@@ -220,6 +230,7 @@ class Inject(Over[commands.Command]):
     TITLE_TEXT = "INJECT a signal or a failure"
     WAYS = "Enter chooses · Esc closes"
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "dismiss(None)", show=False)]
+    LIKELY = (9, 10, 15)  # SIGKILL, SIGUSR1, SIGTERM: the signals that come first
     ROOM = 32  # cells for a failure, on the narrowest screen
     # Hooks that can refuse, each with the errno that is most like them.
     HOOKS: ClassVar[dict[str, int]] = {
@@ -247,23 +258,26 @@ class Inject(Over[commands.Command]):
 
     def inside(self) -> ComposeResult:
         yield Label(
-            Content("Signals first, then (End) failures of the call that comes there next.")
+            Content("Failures of the call that comes there next; signals, now or at a step.")
         )
         failures = {hook: f"{hook}() says no, edge {REFUSALS[hook]}" for hook in self.HOOKS}
         failures |= {id: does for id, (does, _) in self.FAILURES.items()}
         with Horizontal():
-            yield OptionList(
-                *(
-                    Option(Content(f"{signo:>3} {name:<12} {does}"), id=str(signo))
-                    for signo, name, does in SIGNAL_DEFAULTS
-                ),
-                *(
-                    Option(self._failure(id, does), id=id, disabled=id in self._why_not)
-                    for id, does in failures.items()
-                ),
-                id="what",
-            )
+            failing = [
+                Option(self._failure(id, does), id=id, disabled=id in self._why_not)
+                for id, does in failures.items()
+            ]
+            signals = [
+                Option(Content(f"{signo:>3} {name:<12} {does}"), id=str(signo))
+                for signo, name, does in sorted(SIGNAL_DEFAULTS, key=self._likely)
+            ]
+            cannot = [option for option in failing if option.disabled]
+            can = [option for option in failing if not option.disabled]
+            yield OptionList(*can, *signals, *cannot, id="what")
             yield OptionList(*self._places(), id="where")
+
+    def _likely(self, signal: tuple[int, str, str]) -> tuple[bool, int]:
+        return signal[0] not in self.LIKELY, signal[0]
 
     def _places(self) -> Iterable[Option]:
         yield Option(Content("now"), id="now")
@@ -275,12 +289,12 @@ class Inject(Over[commands.Command]):
         """What it does, or why this kernel or this moment does not allow it."""
         why = self._why_not.get(id)
         lines = text(does if why is None else f"{id}: {why}").wrap(self.ROOM)
-        return Content("\n    ").join([Content("  ✗ ") + lines[0], *lines[1:]])
+        return Content("\n     ").join([Content("fail ") + lines[0], *lines[1:]])
 
     def on_mount(self) -> None:
         self.what.border_title = Content("what")
         self.where.border_title = Content("where")
-        self.what.highlighted = 14  # SIGTERM
+        self.what.highlighted = self.what.get_option_index("15")  # SIGTERM
         self.what.focus()
 
     @on(OptionList.OptionHighlighted, "#what")
@@ -294,6 +308,7 @@ class Inject(Over[commands.Command]):
             self.where.clear_options()
             if kind == "where":
                 self.where.add_options(self._places())
+                self.where.highlighted = 0
             elif kind == "errno":
                 names = ERRNO.items()
                 self.where.add_options(

@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 from textual.content import Content
+from textual.pilot import Pilot
 
 from recordings import events as ev
 from recordings.events import NULL
 from recordings.story import Moment, Story
 from recordings.stream import read
 from recordings.words import object_word, sentence
-from tests import RECORDINGS, builders
+from tests import RECORDINGS, SAMPLES, builders
+from tests.app.driver import Driven, all_text, at, over, settle, text
+from tui.source import Replay
 from tui.views import call, diagram, history, step, times
 from tui.views.look import Look
 
@@ -160,3 +163,60 @@ def test_where_the_path_ends_in_a_time_it_says_before_what() -> None:
             shown = times.path(Look(story, moment, live=True), room)
             assert len(shown) <= room
             assert " µs" not in shown or "before" in shown
+
+
+TITLES = ("STEPS", "THREE OBJECTS", "INSPECT", "LEDGER", "KERNEL STACK")
+SAMPLE = SAMPLES / "lab-6.1-lsm-file.jsonl"  # it fails half-way, and takes apart what it made
+
+
+@pytest.mark.parametrize("size", [(80, 24), (100, 30), (160, 45)])
+async def test_no_row_moves_from_step_to_step(size: tuple[int, int]) -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
+        places = set()
+        for _ in app.story.moments:
+            lines = all_text(app).splitlines()
+            found = [
+                (title, y, line.find(title))
+                for y, line in enumerate(lines)
+                for title in TITLES
+                if title in line
+            ]
+            places.add((*found, lines[0], lines[-1]))
+            await pilot.press("n")
+        assert len(places) == 1
+
+    await over(SAMPLE, drive, size)
+
+
+async def test_a_replay_opens_where_there_is_something_to_see() -> None:
+    app = Driven(Replay(SAMPLES / "frozen-7.2.jsonl"))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await settle(pilot)
+        assert at(app) == "1 STEP_09"
+        assert "socket(AF_INET, SOCK_STREAM, 0) = 3" in text(app, "badge")
+
+
+async def test_the_largest_details_leave_the_objects_in_sight() -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
+        await pilot.press("n", "enter")
+        await settle(pilot)
+        await pilot.press("n")
+        await settle(pilot)
+        shown = all_text(app)
+        for words in ("▶ ✓ STEP_10", "struct sock ", "sock_alloc, net/socket.c"):
+            assert words in shown
+
+    await over(SAMPLE, drive, (160, 45))
+
+
+async def test_what_came_after_the_call_is_folded_until_one_goes_there() -> None:
+    async def drive(pilot: Pilot[None], app: Driven) -> None:
+        assert "▸✓ close() 7 steps" in text(app, "steps")
+        assert "CLEANUP_FPUT" not in text(app, "steps")
+        await pilot.press("end")
+        assert "▾✓ close() 7 steps" in text(app, "steps")
+        assert "▶ ✓ CLEANUP_SOCK_FREE_INODE" in text(app, "steps")
+        await pilot.press("home")
+        assert "CLEANUP_FPUT" in text(app, "steps"), "it stays unfolded"
+
+    await over(SAMPLES / "socket_test-6.1-kprobe.jsonl", drive)
