@@ -363,7 +363,7 @@ class Sockstep(App[None]):
         look = self.look()
         output = self._output.take(self.story.output)
         if isinstance(page := self.screen, Page):
-            if page.is_mounted:
+            if page.query(Pane):  # it is mounted a little before what is in it
                 page.show(look, output)
             if not page.beside:
                 return  # it hides the session
