@@ -293,10 +293,11 @@ class Sockstep(App[None]):
                 self.moment, self._awaited = held[-1], False
             elif self.moment and not find.is_at(self.story, self.moment):
                 self.moment = self.moment.call.moments[-1]  # it was frozen there, and went on
-        elif self.moment is not None and self.moment.objects:
-            self._following = False
-        elif moment is not None and moment.objects and moment.call is self.moment.call:  # type: ignore[union-attr]
-            self.moment = moment
+        elif moment is not None and self.moment is not None and moment.call is self.moment.call:
+            if not self.moment.objects:
+                self.moment = moment if moment.objects else self.moment
+            else:
+                self._following = False
 
     def _restarted(self) -> None:
         self._following, self._opened = True, set()
