@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from difflib import SequenceMatcher
 from itertools import zip_longest
 
@@ -21,7 +21,7 @@ from recordings.layers import LINK_OF, MADE, NULL
 from recordings.steps import CALL_STEPS, CLEANUP_STEPS, SIGNS, STEPS
 from recordings.story import Call, LinkState, Moment, Status, Story, readings, told
 from recordings.uapi import errno_text
-from recordings.verdict import fate
+from recordings.verdict import fate, judge
 from recordings.words import address, call_text, describe, visible
 
 WIDTH = 80
@@ -114,10 +114,10 @@ def diff(a: Story, b: Story, call_a: int | None = None, call_b: int | None = Non
         calls_b = [b.calls[call_b]] if call_b is not None else calls_b[:1]
     injected = _injected(a), _injected(b)
     pairs = []
+    short = a if len(calls_a) < len(calls_b) else b
+    sure = len(calls_a) == len(calls_b) or _all_calls(short)
     for one, other in zip_longest(calls_a, calls_b):
         if one is None or other is None:
-            short = a if one is None else b
-            sure = short.end is not None and not short.lost
             numbers = one.number if one else None, other.number if other else None
             pairs.append(Pair(*numbers, sure=sure))
             continue
@@ -125,6 +125,11 @@ def diff(a: Story, b: Story, call_a: int | None = None, call_b: int | None = Non
         pairs.append(_pair(a, one, b, other, _fact("injected", *told)))
     first = next((index for index, pair in enumerate(pairs) if pair.diverges), None)
     return Diff(_facts(a, b, injected), pairs, first)
+
+
+def _all_calls(story: Story) -> bool:
+    """Whether no call can be missing from the recording."""
+    return not replace(judge(story).missing, unfinished=0, objects=0)
 
 
 def as_json(diff: Diff) -> dict[str, object]:

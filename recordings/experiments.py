@@ -153,17 +153,27 @@ EXPERIMENTS: dict[str, Experiment] = {e.name: e for e in (*_EDGES, *_WINDOW, *_S
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an experiment. `errno`: 0 for a descriptor; None: no call returned."""
+    """What became of an experiment. `errno`: 0 for a descriptor; None: no return was seen.
+
+    `reached`: the call returned and the program ended as expected. A figure is None where the
+    recording does not tell: what is missing from it may have been as expected.
+    """
 
     experiment: str
     edge: int | None
     kernel: str
-    reached: bool
+    reached: bool | None
     errno: int | None
-    cleanup_ok: bool
-    leak_free: bool
+    cleanup_ok: bool | None
+    leak_free: bool | None
     recording: str
     why: str = ""
+
+    @property
+    def good(self) -> bool | None:
+        """Whether all is as expected."""
+        figures = (self.reached, self.cleanup_ok, self.leak_free)
+        return None if None in figures and False not in figures else all(figures)
 
 
 def outcome(experiment: Experiment, story: Story, recording: str) -> Outcome:
@@ -184,6 +194,7 @@ def outcome(experiment: Experiment, story: Story, recording: str) -> Outcome:
     # What the backend cannot see, and did not see, is no deviation.
     blind = [id for id in experiment.cleanup if f"CLEANUP_{id}" in story.blind and id not in seen]
     cleanup = tuple(id for id in experiment.cleanup if id not in blind)
+    told = tuple(id for id in cleanup if id in seen or not story.silence(f"CLEANUP_{id}"))
     wanted = experiment.expected(kernel)
     left = judge(story).checks["leak_free"]
     status = story.state.status if story.state else None
@@ -196,14 +207,17 @@ def outcome(experiment: Experiment, story: Story, recording: str) -> Outcome:
         why.append(f"cleanup {' '.join(seen) or 'none'}, expected {' '.join(cleanup) or 'none'}")
     if left.status != "pass":
         why.append(left.evidence)
+    reached: bool | None = number == wanted and status == experiment.ends
+    if number is None and status == experiment.ends and story.silence("STEP_17"):
+        reached = None
     return Outcome(
         experiment.name,
         experiment.edge,
         kernel,
-        number == wanted and status == experiment.ends,
+        reached,
         number,
-        seen == cleanup,
-        left.status == "pass",
+        True if seen == cleanup else None if seen == told else False,
+        {"pass": True, "fail": False, "unobservable": None}[left.status],
         recording,
         "; ".join(why),
     )

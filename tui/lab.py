@@ -81,8 +81,7 @@ async def _run(
             kernel = story.header.kernel if story.header else ""
             outcomes.append(outcome(experiment, story, str(agent.path)))
             done = outcomes[-1]
-            sign = _mark(done.reached and done.cleanup_ok and done.leak_free)
-            sign = sign if done.recording else "—"
+            sign = _mark(done.good) if done.recording else "—"
             progress(f"{sign} {experiment.name}" + (f": {done.why}" if done.why else ""))
     except TimeoutError:
         raise StreamError(f"{experiment.name}: nothing for {PATIENCE:.0f} s") from None
@@ -150,8 +149,8 @@ def table(outcomes: Sequence[Outcome]) -> str:
     return capture.get()
 
 
-def _mark(good: bool) -> str:
-    return "✓" if good else "✗"
+def _mark(good: bool | None) -> str:
+    return {True: "✓", False: "✗", None: "○"}[good]
 
 
 def catalogue() -> str:
@@ -167,7 +166,10 @@ def as_json(outcomes: Sequence[Outcome]) -> str:
     return json.dumps([asdict(done) for done in outcomes], indent=1)
 
 
-def good(outcomes: Sequence[Outcome]) -> bool:
-    """Whether all that ran did as expected."""
-    ran = [done for done in outcomes if done.recording]
-    return bool(ran) and all(d.reached and d.cleanup_ok and d.leak_free for d in ran)
+def status(outcomes: Sequence[Outcome]) -> int:
+    """The exit status: 0 if all that ran is as expected, 1 if something is not, or nothing ran,
+    3 if a recording does not tell."""
+    found = {done.good for done in outcomes if done.recording}
+    if not found or False in found:
+        return 1
+    return 3 if None in found else 0

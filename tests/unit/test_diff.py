@@ -335,7 +335,8 @@ def test_recordings_without_calls() -> None:
 
 def test_a_call_that_one_side_did_not_record_is_no_divergence() -> None:
     lost = ev.Lost(t=T, count=40, what="ring buffer")
-    for cut in (of(good_call(), end=False), of([*good_call(), lost])):
+    count = ev.Fired(t=T, name="kprobe:all", hits=2)
+    for cut in (of(good_call(), end=False), of([*good_call(), lost]), of([*good_call(), count])):
         found = diff(several(2), cut)
         assert not found.calls[1].sure
         assert not found.diverges

@@ -137,9 +137,9 @@ def experiment_details(
 def outcome_text(done: Outcome) -> str:
     """One line: what was reached, and what is not as expected."""
     number = "no return" if done.errno is None else errno_text(-done.errno) if done.errno else "fd"
-    good = done.reached and done.cleanup_ok and done.leak_free
-    how = "as expected: cleanup in order, leak-free" if good else done.why
-    return f"{'✓' if good else '✗'} {done.experiment}: {number}; {how}"
+    how = "as expected: cleanup in order, leak-free" if done.good else done.why
+    sign = {True: "✓", False: "✗", None: "○"}[done.good]
+    return f"{sign} {done.experiment}: {number}; {how}"
 
 
 # -- the diff --------------------------------------------------------------------------------
