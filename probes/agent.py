@@ -821,7 +821,7 @@ class Agent:
             self._raise_limit()
             now = time.monotonic_ns()
             self._emit(ev.State(t=now, pid=self._tracee.pid, state="running", why="detached"))
-            self._emit(ev.End(t=now, why="detached"))
+            self._emit(ev.End(t=now, why="detached", how="detached"))
         self._tracee.close(detach=alive or bool(self._children))
         end = time.monotonic() + LAST
         self._flush()

@@ -21,10 +21,14 @@ Status = Literal["pass", "fail", "unobservable"]
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """The outcome of a step's check, with the evidence, or the reason it could not be made."""
+    """The outcome of a step's check, with the evidence, or the reason it could not be made.
+
+    `unreached`: it could not, as the call has not come so far, or left before.
+    """
 
     status: Status
     evidence: str
+    unreached: bool = False
 
 
 class Test(Protocol):

@@ -22,7 +22,7 @@ from recordings.steps import CALL_STEPS, CLEANUP_STEPS, SIGNS, STEPS
 from recordings.story import Call, LinkState, Moment, Status, Story, readings, told
 from recordings.uapi import errno_text
 from recordings.verdict import fate, judge
-from recordings.words import address, call_text, describe, visible
+from recordings.words import address, call_text, injected, visible
 
 WIDTH = 80
 IN_FULL = 3  # of more pairs of calls, only those that diverge are shown, and so many of them
@@ -170,7 +170,7 @@ def _injected(story: Story) -> _Injected:
     done: _Injected = {}
     for event in story.log:
         if isinstance(event, ev.Inject) and not event.armed:
-            text = describe(event).removeprefix("inject ")
+            text = injected(event)
             done[event.call] = f"{done[event.call]}; {text}" if event.call in done else text
     return done
 
@@ -378,8 +378,7 @@ def _absent(story: Story, call: Call, moment: Moment) -> Side:
     id = moment.id
     early = within(moment.call, id) is not None and moment.call.result is not None
     over = call.result is not None if early else call.enter.pid in story.exits
-    function = STEPS[id].source.partition(",")[0]
-    sure = watched(story, function) or (id in _BY_TASK and _told_of(story, id))
+    sure = watched(story, STEPS[id].function) or (id in _BY_TASK and _told_of(story, id))
     if id in call.first:
         return Side(False, None, "at another point")
     if over and sure:
@@ -398,21 +397,27 @@ _ADDRESS = re.compile(r"0x[0-9a-f]{7,16}")
 
 def text(diff: Diff, width: int = WIDTH, ascii: bool = False) -> str:
     """Both recordings side by side, `width` columns (60 or more): ≠ differs, ? not comparable."""
+    page = "\n".join(lines(diff, width)[0])
+    if ascii:
+        page = page.translate(_SAME_WIDTH).encode("ascii", "replace").decode()
+    return page
+
+
+def lines(diff: Diff, width: int = WIDTH) -> tuple[list[str], int | None]:
+    """The lines of `text`, and the number of the rule above the first step that diverges."""
     page = _Page(max(width, 60))
-    lines = [*page.facts("recording", "A", "B", diff.setup)]
+    found = [*page.facts("recording", "A", "B", diff.setup)]
     diverging = [pair for pair in diff.calls if pair.diverges]
     full = diff.calls if len(diff.calls) <= IN_FULL else diverging[:IN_FULL]
     for index, pair in enumerate(diff.calls):
         if pair in full:
-            lines += ["", *page.pair(pair, first=index == diff.first)]
+            found += ["", *page.pair(pair, first=index == diff.first)]
     if left := len(diff.calls) - len(full):
         shown = f"{left} more pairs of calls"
-        lines += ["", f"{shown}: {len(diverging) - len(full)} of them diverge"]
-    lines += ["", _summary(diff, len(diverging))]
-    page_text = "\n".join(visible(line.rstrip()) for line in lines)
-    if ascii:
-        page_text = page_text.translate(_SAME_WIDTH).encode("ascii", "replace").decode()
-    return page_text
+        found += ["", f"{shown}: {len(diverging) - len(full)} of them diverge"]
+    found += ["", _summary(diff, len(diverging))]
+    first = found.index(page.first) if page.first in found else None
+    return [visible(line.rstrip()) for line in found], first
 
 
 def _summary(diff: Diff, diverging: int) -> str:
@@ -441,6 +446,7 @@ class _Page:
     def __init__(self, width: int) -> None:
         self.width = width
         self.half = (width - _LABEL - 7) // 2
+        self.first = self.rule("the first divergence")
 
     def rule(self, title: str = "") -> str:
         return f"── {title} ".ljust(self.width, "─") if title else "─" * self.width
@@ -466,7 +472,7 @@ class _Page:
             yield self.rule()
         for index, row in enumerate(pair.steps):
             if first and index == pair.first:
-                yield self.rule("the first divergence")
+                yield self.first
             label = row.step.removeprefix("CLEANUP_")
             yield from self.row(_MARKS[row.equal], label, _half(row.a), _half(row.b))
             if row.why:

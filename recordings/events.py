@@ -26,7 +26,7 @@ from recordings.layers import Socket as Socket
 FORMAT = "sockstep"
 VERSION = 1
 READABLE_SINCE = 1  # the lowest schema version whose readers can read what we write
-SHAPE = "2bb32f11dc0cbfdf"
+SHAPE = "985a8344b2bf13a9"
 
 Ns = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -311,9 +311,10 @@ class Waited(Event):
 
 
 class End(Event):
-    """The stream is complete."""
+    """The stream is complete. `how`: "detached" where the tracee was let go."""
 
     why: str
+    how: Literal["", "detached"] = ""
 
 
 AnyEvent = (

@@ -23,8 +23,8 @@ class Edge:
 class Step:
     """A named point of a path. Its `id` is never renumbered.
 
-    `source`: the kernel function and file that it is named after. `check`: what is checked there,
-    in words; `test`: the check, None where there is none.
+    `function` and `file`: what it is named after in the kernel; "": the agent does it. `check`:
+    what is checked there, in words; `test`: the check, None where there is none.
 
     `sentence` stands on the screen, two rows of 78 columns at most; `entry` in its place where the
     function has only begun, and `failed` where it failed. They take a call's own numbers by name:
@@ -39,7 +39,8 @@ class Step:
 
     id: str
     name: str
-    source: str
+    function: str
+    file: str
     check: str
     sentence: str
     story: str
@@ -50,6 +51,10 @@ class Step:
     makes: Kind | None = None
     sets: tuple[str, ...] = ()
     edge: Edge | None = None
+
+    @property
+    def source(self) -> str:
+        return f"{self.function}, {self.file}" if self.function else "the agent"
 
     @property
     def cleanup(self) -> bool:

@@ -227,8 +227,8 @@ def _step(story: Story, call: Call, number: int, id: str, check: Check) -> Itera
     sign = SIGNS[check.status]
     if check.status == "unobservable":
         yield _dotted(left, sign)
-        known = check.evidence.startswith("not reached")
-        yield from _wrapped(f"{'' if known else 'not observable here: '}{check.evidence}", " " * 6)
+        why = check.evidence if check.unreached else f"not observable here: {check.evidence}"
+        yield from _wrapped(why, " " * 6)
     elif len(left) + len(seen) + 7 <= WIDTH:
         yield _dotted(left, f"{seen} {sign}")
     else:

@@ -561,10 +561,11 @@ class Story:
         if (seen := call.first.get(id)) is not None and isinstance(seen.event, ev.Step):
             return Check("unobservable", f"{told(seen.event)}; {blind or 'no more was read there'}")
         if call.result is None and self.end is None:
-            why = "not reached so far"
-        elif call.result is not None and self.left_before(call, id):
+            return Check("unobservable", "not reached so far", unreached=True)
+        if call.result is not None and self.left_before(call, id):
             why = f"not reached: the call returned {errno_text(call.result)}"
-        elif silence := self.silence(id):
+            return Check("unobservable", why, unreached=True)
+        if silence := self.silence(id):
             why = silence
         elif call.result is None:
             why = "the call did not return in this recording"

@@ -371,11 +371,11 @@ def _leak_free(story: Story, fates: list[tuple[Object, Fate]]) -> Check:
     return Check("pass", text)
 
 
-def outcome(story: Story, call: Call, objects: Iterable[Object]) -> str:
-    """What became of the objects of a call, in a word or two.
+Outcome = Literal["leak-free", "leaked", "freed twice", "still live", "not observable"]
 
-    One of: leak-free, leaked, freed twice, still live, not observable.
-    """
+
+def outcome(story: Story, call: Call, objects: Iterable[Object]) -> Outcome:
+    """What became of the objects of a call, in a word or two."""
     checks = [fate(story, made) for made in objects]
     whole = not story.lost and not _unseen(call)
     if any(map(_fails, checks)):

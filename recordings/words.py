@@ -301,7 +301,7 @@ def _describe(event: ev.Event) -> str:
                 words.append(f"({event.handler})")
             return " ".join(words)
         case ev.Inject():
-            return _inject(event)
+            return f"inject {injected(event)}"
         case ev.Fork():
             return f"fork: child {event.child} {'' if event.followed else 'not '}followed"
         case ev.Note():
@@ -379,7 +379,8 @@ def _held(event: ev.Held) -> str:
     return text
 
 
-def _inject(event: ev.Inject) -> str:
+def injected(event: ev.Inject) -> str:
+    """What sockstep did to the tracee, or will."""
     match event.what:
         case "signal":
             what = signal_name(event.signo) if event.signo else "signal"
@@ -390,7 +391,7 @@ def _inject(event: ev.Inject) -> str:
         case _:
             what = "refusal by the cgroup's BPF program"
     if event.armed:
-        return f"inject {what}: armed" + (f" at {event.step}" if event.step else "")
+        return f"{what}: armed" + (f" at {event.step}" if event.step else "")
     where = f" at {event.step}" if event.step else ""
     if event.result is None:
         done = "not done"
@@ -398,4 +399,4 @@ def _inject(event: ev.Inject) -> str:
         done = f"failed with {errno_text(event.result)}"
     else:
         done = "sent" if event.what == "signal" else "done"
-    return f"inject {what}{where}: {done}" + (f" ({event.why})" if event.why else "")
+    return f"{what}{where}: {done}" + (f" ({event.why})" if event.why else "")

@@ -39,7 +39,7 @@ from tui.pane import Pane
 from tui.puzzle import Claims, Comparison, Lab
 from tui.screens import Ask, Asking, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
 from tui.session import Session
-from tui.source import Live, Replay, Source
+from tui.source import AgentLost, Live, Replay, Source
 from tui.views import call, find, hints, history, puzzle, times
 from tui.views.look import STOPS, Look, cut, text
 
@@ -235,6 +235,8 @@ class Sockstep(App[None]):
                 if source not in (self.source, self._kept and self._kept.source):
                     return  # another recording is looked at by now
                 self.post_message(self.Arrived(batch, source))
+        except AgentLost as lost:
+            trouble = lost.why
         except StreamError as error:
             trouble = str(error)
         self.post_message(self.Ended(trouble, source))
@@ -314,7 +316,7 @@ class Sockstep(App[None]):
         elif source is not self.source:
             return
         if source.live and story.header is not None:
-            if story.end is None or story.end.why != "detached":
+            if story.end is None or story.end.how != "detached":
                 self._lost_agent = message.trouble or "it ended"
         elif message.trouble and kept is not None:
             self.tell(message.trouble, "error")  # of one of two: the other is still good
@@ -397,7 +399,7 @@ class Sockstep(App[None]):
             return "REPLAY", f"{number}/{len(moments)}", "$primary"
         if self._lost_agent:
             return "AGENT LOST", self._loss(), "$error"
-        if self.story.end is not None and self.story.end.why == "detached":
+        if self.story.end is not None and self.story.end.how == "detached":
             return "DETACHED", "", "$primary"
         if state is None:
             return "STARTING", self._progress, "$primary"
@@ -433,7 +435,7 @@ class Sockstep(App[None]):
 
     def _loss(self) -> str:
         """How the agent ended, and who looks after the program now (probes/guardian.py)."""
-        why = self._lost_agent.removeprefix("the agent ended before the program did: ")
+        why = self._lost_agent
         there = not (isinstance(self.source, Live) and self.source.in_vm)
         return f"{why}; the program is left to its guardian" if there and self._lives else why
 

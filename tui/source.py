@@ -24,6 +24,14 @@ SLICE = 500  # events of a recording taken in between two looks at the keyboard
 _PROGRESS = ("vm: ", "agent: ")  # what a line begins with that tells of no trouble
 
 
+class AgentLost(StreamError):
+    """The agent ended before the program did. `why`: what it said last, or how it ended."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the agent ended before the program did: {why}")
+        self.why = why
+
+
 class Source(Protocol):
     """What the app needs of a stream. `batches` ends when the stream does."""
 
@@ -143,17 +151,17 @@ class Live:
             if batch := [event for line in lines if (event := self._take(line)) is not None]:
                 yield batch
         if not self._ended:
-            raise StreamError(await self._last_words())
+            raise await self._lost()
 
-    async def _last_words(self) -> str:
+    async def _lost(self) -> StreamError:
         """Why there is no more: what the agent said last, or how it ended."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self._listener, FAREWELL)
         status = await self._process.wait()
         how = signal_name(-status) if status < 0 else f"status {status}"
         if self.started:
-            return f"the agent ended before the program did: {self.said[-1] if self.said else how}"
-        return self.said[-1] if self.said else f"the agent ended with {how}"
+            return AgentLost(self.said[-1] if self.said else how)
+        return StreamError(self.said[-1] if self.said else f"the agent ended with {how}")
 
     def _take(self, line: bytes) -> ev.Event | None:
         if line.startswith(b'{"ev":"header"') and self.started:

@@ -9,7 +9,8 @@ STEPS = (
     Step(
         "CLEANUP_SOCK_CLOSE",
         "SOCK_CLOSE",
-        "sock_close, net/socket.c",
+        "sock_close",
+        "net/socket.c",
         "the file's release operation ran",
         "sock_close(): the last reference to the file is gone, its release operation runs.",
         "file_operations.release of socket_file_ops. It calls __sock_release() with the inode, "
@@ -19,7 +20,8 @@ STEPS = (
     Step(
         "CLEANUP_SOCK_RELEASE",
         "SOCK_RELEASE",
-        "__sock_release, net/socket.c",
+        "__sock_release",
+        "net/socket.c",
         "the socket is taken apart once",
         "__sock_release(): ops->release if a protocol is attached, then the inode.",
         "sock_release() is this function inlined into its callers, so the probe sits at "
@@ -30,7 +32,8 @@ STEPS = (
     Step(
         "CLEANUP_INET_RELEASE",
         "INET_RELEASE",
-        "inet_release, net/ipv4/af_inet.c",
+        "inet_release",
+        "net/ipv4/af_inet.c",
         "the protocol lets go of the sock",
         "inet_release() ends the protocol: it cuts socket.sk and drops the sock.",
         "It sets socket.sk = NULL and calls sk_prot->close (tcp_close for TCP). The sock may "
@@ -42,7 +45,8 @@ STEPS = (
     Step(
         "CLEANUP_SK_DESTRUCT",
         "SK_DESTRUCT",
-        "__sk_destruct, net/core/sock.c",
+        "__sk_destruct",
+        "net/core/sock.c",
         "the sock is freed once",
         "__sk_destruct(): the last reference to the struct sock is gone; it goes back to its slab.",
         "Its slab (TCP, UDP, …) may hand the same address out again at once. An address alone "
@@ -52,7 +56,8 @@ STEPS = (
     Step(
         "CLEANUP_PUT_UNUSED_FD",
         "PUT_UNUSED_FD",
-        "put_unused_fd, fs/file.c",
+        "put_unused_fd",
+        "fs/file.c",
         "the reserved number is given back once",
         "put_unused_fd({fd}) gives back a number that was reserved and never installed.",
         "Only the error edges after get_unused_fd_flags() come here. The number was never "
@@ -62,7 +67,8 @@ STEPS = (
     Step(
         "CLEANUP_FPUT",
         "FPUT",
-        "__fput, fs/file_table.c",
+        "__fput",
+        "fs/file_table.c",
         "the struct file is torn down once",
         "__fput(): the last reference to the struct file is gone.",
         "close(2) takes the file out of the table and drops a reference. The last one runs "
@@ -73,7 +79,8 @@ STEPS = (
     Step(
         "CLEANUP_IPUT",
         "IPUT",
-        "iput, fs/inode.c",
+        "iput",
+        "fs/inode.c",
         "the inode's last reference is dropped once",
         "iput() drops the inode's last reference; evict() and destroy_inode() follow.",
         "The inode and the struct socket are one slab object, so this is what ends the socket. "
@@ -83,7 +90,8 @@ STEPS = (
     Step(
         "CLEANUP_SOCK_FREE_INODE",
         "SOCK_FREE_INODE",
-        "sock_free_inode, net/socket.c",
+        "sock_free_inode",
+        "net/socket.c",
         "the struct socket is freed once",
         "sock_free_inode(): an RCU grace period is over; struct socket and inode go to their slab.",
         "Path lookup may still look at the inode without a lock, so its memory is freed only "
@@ -93,7 +101,8 @@ STEPS = (
     Step(
         "CLEANUP_GET_SIGNAL",
         "GET_SIGNAL",
-        "get_signal, kernel/signal.c",
+        "get_signal",
+        "kernel/signal.c",
         "the signal is delivered at the return to user mode",
         "get_signal(): on the way to user mode the task takes its pending signal.",
         "Here, and not inside socket(), a fatal signal ends the task. What the call had made "
@@ -102,7 +111,8 @@ STEPS = (
     Step(
         "CLEANUP_DO_EXIT",
         "DO_EXIT",
-        "do_exit, kernel/exit.c",
+        "do_exit",
+        "kernel/exit.c",
         "the task ends",
         "do_exit(): the task ends; exit_files() closes every descriptor it had.",
         "A process cannot leak descriptors past its own end: exit_files() drops its reference to "

@@ -12,7 +12,8 @@ STEPS = (
     Step(
         "PROBE_INIT",
         "Driver activated",
-        "the agent",
+        "",
+        "",
         "all planned probes attached, or each missing one named",
         "The probes are in place before the program runs its first instruction.",
         "The agent compiled its BPF programs and attached them while the tracee stood stopped at "
@@ -24,7 +25,8 @@ STEPS = (
     Step(
         "USER_EXEC",
         "Trigger syscall",
-        "__x64_sys_socket, net/socket.c",
+        "__x64_sys_socket",
+        "net/socket.c",
         "the tracee entered socket()",
         "The program calls {call}: the syscall instruction takes it into the kernel.",
         "The C library put the syscall number and three integers (family, type, protocol) in "
@@ -36,7 +38,8 @@ STEPS = (
     Step(
         "STEP_09",
         "CHASSIS_CREATED",
-        "sock_alloc, net/socket.c",
+        "sock_alloc",
+        "net/socket.c",
         "struct socket is not NULL",
         "sock_alloc() makes the chassis: an inode on sockfs and the struct socket beside it.",
         "One slab object, struct socket_alloc, holds both the struct socket and a VFS inode. "
@@ -53,7 +56,8 @@ STEPS = (
     Step(
         "STEP_10",
         "PRE_LINK_CHECK",
-        "sock_alloc, net/socket.c",
+        "sock_alloc",
+        "net/socket.c",
         "sk == NULL, ops == NULL, state == SS_UNCONNECTED (1)",
         "A new chassis has to be empty: no protocol (sk), no operations (ops), unconnected.",
         "sock_alloc_inode() cleared the pointers. ops == NULL is what tells __sock_release() "
@@ -66,7 +70,8 @@ STEPS = (
     Step(
         "STEP_13",
         "LINK_ESTABLISHED",
-        "inet_create, net/ipv4/af_inet.c",
+        "inet_create",
+        "net/ipv4/af_inet.c",
         "at exit: socket.sk is not NULL",
         "The family's create() makes the struct sock and ties the two: socket.sk, sk.sk_socket.",
         "__sock_create() calls pf->create: inet_create() for AF_INET. It finds the protocol for "
@@ -85,7 +90,8 @@ STEPS = (
     Step(
         "STEP_14",
         "VFS_WRAP",
-        "sock_alloc_file, net/socket.c",
+        "sock_alloc_file",
+        "net/socket.c",
         "struct file is not NULL",
         "sock_alloc_file() wraps the socket in a struct file, so that read() and close() work.",
         "A descriptor number was reserved just before (a limit reached means EMFILE and the whole "
@@ -102,7 +108,8 @@ STEPS = (
     Step(
         "STEP_15",
         "PRIVATE_DATA_PROBE",
-        "sock_alloc_file, net/socket.c",
+        "sock_alloc_file",
+        "net/socket.c",
         "file.private_data == socket",
         "file.private_data is the way from the VFS layer down to the socket.",
         "Every socket syscall goes fd → file → private_data → socket. sock_from_file() trusts "
@@ -114,7 +121,8 @@ STEPS = (
     Step(
         "STEP_13_BACKLINK",
         "SYMMETRY_PROBE",
-        "sock_init_data, net/core/sock.c",
+        "sock_init_data",
+        "net/core/sock.c",
         "sk.sk_socket == socket",
         "sk.sk_socket is the way back up: by it the stack finds, and wakes, the socket's owner.",
         "Packets arrive at the struct sock. To wake a sleeping reader, or to send SIGIO, the "
@@ -126,7 +134,8 @@ STEPS = (
     Step(
         "STEP_16",
         "INDEX_VERIFIED",
-        "fd_install, fs/file.c",
+        "fd_install",
+        "fs/file.c",
         "fd is the lowest free one, and the file is ours",
         "fd_install({fd}, file) has published the file under the number {fd}: "
         "close({fd}) can reach it.",
@@ -141,7 +150,8 @@ STEPS = (
     Step(
         "STEP_17",
         "SYSCALL_RETURN",
-        "__sys_socket, net/socket.c",
+        "__sys_socket",
+        "net/socket.c",
         "the result is that fd, or the errno of the failing edge",
         "socket() returns {result}: the descriptor.",
         "On the way back to user mode the kernel looks at pending signals: a SIGSTOP sent at an "

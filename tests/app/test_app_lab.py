@@ -316,7 +316,7 @@ async def test_the_diff_marks_and_shows_the_first_divergence(size: tuple[int, in
         await choose_second(pilot, app, EMFILE)
         assert isinstance(app.screen, Comparison)
         lines = text(app, "page").splitlines()
-        marks = [n for n, line in enumerate(lines) if line.startswith(puzzle.FIRST)]
+        marks = [n for n, line in enumerate(lines) if line.startswith("── the first divergence")]
         assert len(marks) == 1
         steps = [n for n, line in enumerate(lines) if line[2:].startswith(("STEP_", "USER_EXEC"))]
         differing = [n for n in steps if lines[n].startswith("≠")]

@@ -457,7 +457,7 @@ def test_a_program_that_outruns_us_can_be_let_go() -> None:
         running.process.send_signal(signal.SIGTERM)
         end = running.until_end()
         assert end.end is not None
-        assert end.end.why == "detached"
+        assert end.end.how == "detached"
         assert running.process.wait(10) == 0
         assert process_state(pid) in "RSD"
 

@@ -185,7 +185,7 @@ def test_a_signal_resumes_the_tracee_and_keeps_the_recording(
     os.kill(pid, signal.SIGKILL)
     story = recorded(live)
     assert story.end is not None
-    assert story.end.why == "detached"
+    assert story.end.how == "detached"
 
 
 def test_a_killed_app_leaves_no_stopped_tracee(live: Terminal) -> None:

@@ -118,7 +118,9 @@ def test_an_error_edge() -> None:
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    report = text(Story.of([*beginning(), *good_call(), ev.End(t=T * 9, why="detached")]))
+    report = text(
+        Story.of([*beginning(), *good_call(), ev.End(t=T * 9, why="detached", how="detached")])
+    )
     assert "○ Result: still live. 4 objects made, 0 freed. An open socket is no leak." in report
     assert "no zombie" not in report
     assert "No cleanup step of this call was seen." in report

@@ -172,7 +172,7 @@ def test_a_tracee_that_died_inside_a_call() -> None:
     assert (found.status, found.evidence) == (
         "fail", "it never returned: the task ended inside the call",
     )  # fmt: skip
-    detached = ev.End(t=T * 2, why="detached")
+    detached = ev.End(t=T * 2, why="detached", how="detached")
     assert check([*events, detached], "linear_trace").status == "unobservable"
 
 
@@ -296,8 +296,11 @@ def test_a_leak_of_a_failed_call(kind: str) -> None:
     """Nobody can hold what a failed call made, whether its process lives or not."""
     leaky = gone([*beginning(), *emfile()], is_free(kind))
     assert check([*leaky, *ending()], "leak_free").status == "fail"
-    assert check([*leaky, ev.End(t=T * 3, why="detached")], "leak_free").status == "fail"
-    soon = ev.End(t=T + 900 * US, why="detached")
+    assert (
+        check([*leaky, ev.End(t=T * 3, why="detached", how="detached")], "leak_free").status
+        == "fail"
+    )
+    soon = ev.End(t=T + 900 * US, why="detached", how="detached")
     assert check([*leaky, soon], "leak_free").status == "unobservable", "RCU needs a while"
 
 
@@ -314,7 +317,7 @@ def test_a_free_that_was_not_seen_though_its_destroyer_was(kind: str) -> None:
 
 
 def test_an_open_socket_is_no_leak() -> None:
-    found = verdict([*beginning(), *good_call(), ev.End(t=T * 9, why="detached")])
+    found = verdict([*beginning(), *good_call(), ev.End(t=T * 9, why="detached", how="detached")])
     assert found.verdict == "PASS"
     assert found.checks["leak_free"].status == "unobservable"
     assert "still live, and no leak" in found.checks["leak_free"].evidence

@@ -333,7 +333,7 @@ def test_detached_while_frozen_it_runs_on(frozen: Agent) -> None:
     frozen.say(cmd.Detach())
     end = frozen.until(lambda event: isinstance(event, ev.End), timeout=30)
     assert isinstance(end, ev.End)
-    assert end.why == "detached"
+    assert end.how == "detached"
     assert frozen.process.wait(30) == 0
 
 

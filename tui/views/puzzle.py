@@ -21,7 +21,6 @@ STATUSES = {
     "refuted": ("✗", "refuted", "$warning"),
     "not tested": ("○", "not tested", QUIET),
 }
-FIRST = "── the first divergence"  # the rule above it in the printed diff
 
 
 # -- claims ----------------------------------------------------------------------------------
@@ -147,15 +146,13 @@ def outcome_text(done: Outcome) -> str:
 
 def compared(found: diff.Diff, width: int) -> tuple[list[Content], int | None]:
     """Two recordings side by side, and the line of the first divergence."""
-    lines = diff.text(found, width).splitlines()
-    rules = (at for at, line in enumerate(lines) if line.startswith(FIRST))
-    first = next(rules, None)
+    lines, rule = diff.lines(found, width)
+    first = rule
     if first is None and found.diverges:
         first = next((at for at, line in enumerate(lines) if line.startswith("≠")), None)
-    return [text(line, _tone(line)) for line in lines], first
+    tones = ["bold $accent" if at == rule else _tone(line) for at, line in enumerate(lines)]
+    return [text(*line) for line in zip(lines, tones, strict=True)], first
 
 
 def _tone(line: str) -> str:
-    if line.startswith(FIRST):
-        return "bold $accent"
     return {"≠": "$warning", "?": QUIET, "─": QUIET}.get(line[:1], "")
