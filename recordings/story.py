@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -71,6 +71,10 @@ class Hold:
     moment: Moment | None = None
 
 
+_Objects = Mapping[ev.Kind, tuple[Ptr, bool]]
+_NO_OBJECTS: _Objects = {}  # of all moments that nobody has looked at
+
+
 @dataclass(slots=True, eq=False)
 class Moment:
     """One step as it was captured. `index` counts all moments of the story from 0.
@@ -88,7 +92,7 @@ class Moment:
     snap: ev.Snapshot
     written: int
     _check: Check | None = None
-    _objects: dict[ev.Kind, tuple[Ptr, bool]] = field(default_factory=dict)
+    _objects: _Objects = field(default_factory=lambda: _NO_OBJECTS)
 
     @property
     def symbol(self) -> str:
@@ -103,7 +107,7 @@ class Moment:
         return self._check
 
     @property
-    def objects(self) -> dict[ev.Kind, tuple[Ptr, bool]]:
+    def objects(self) -> _Objects:
         """What the call had made by then: its address, and whether it was freed by then."""
         self.call.known()
         return self._objects
@@ -195,7 +199,7 @@ class Call:
     moments: list[Moment] = field(default_factory=list)
     objects: dict[ev.Kind, Object] = field(default_factory=dict)
     result: int | None = None
-    _known: Known = field(default_factory=Known)
+    _known: Known | None = None
     _new: list[Moment | tuple[ev.Kind, Ptr, bool]] = field(default_factory=list)
 
     def tell(self, new: Moment | tuple[ev.Kind, Ptr, bool]) -> None:
@@ -204,7 +208,7 @@ class Call:
 
     def known(self) -> Known:
         """What is known of it by now."""
-        known = self._known
+        known = self._known = self._known or Known()
         if self._new:
             new, self._new = self._new, []
             for one in new:
@@ -634,12 +638,12 @@ def readings(snap: ev.Snapshot, everything: bool = False) -> Iterator[tuple[str,
 _NO_FIELD = ("number", "lowest", "users")
 
 
-def links(snap: ev.Snapshot, objects: dict[ev.Kind, tuple[Ptr, bool]]) -> dict[str, Link]:
+def links(snap: ev.Snapshot, objects: _Objects) -> dict[str, Link]:
     """The five links of a snapshot. `objects`: kind → (address, freed by then)."""
     return {link: _link(snap, objects, pointer) for link, pointer in LINKS.items()}
 
 
-def _link(snap: ev.Snapshot, objects: dict[ev.Kind, tuple[Ptr, bool]], pointer: Pointer) -> Link:
+def _link(snap: ev.Snapshot, objects: _Objects, pointer: Pointer) -> Link:
     origin, goal, back = getattr(snap, pointer.source), getattr(snap, pointer.target), pointer.back
     value: Ptr | None = getattr(origin, pointer.field, None)
     if value is None:

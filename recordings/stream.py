@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from recordings import events as ev
+from recordings.layers import FIELDS, STRUCTS
 
 LINE_LIMIT = 4 << 20  # bytes: a longer line is not one of ours
 TEXT_LIMIT = 1000  # characters of an error: a file may be quoted in it
@@ -113,6 +114,40 @@ class Reader:
         self.header = header
 
 
+_TEXTS = {
+    layer: ("at", *(found.name for found in FIELDS if found.layer == layer and found.pointer))
+    for layer in STRUCTS
+}
+_TEXTS["fd"] = ("file",)
+
+
+class _Once:
+    """Keeps one object of each text and reading that comes again: they are most of a recording."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._snap = ev.Snapshot()
+
+    def keep(self, event: ev.Event) -> None:
+        if isinstance(event, ev.Step):
+            self._keep(event, ("id", "comm", "probe", "symbol"))
+            if event.snap == self._snap:  # one probe tells of several steps
+                event.snap = self._snap
+                return
+            self._snap = event.snap
+            for layer, names in _TEXTS.items():
+                if (struct := getattr(event.snap, layer)) is not None:
+                    self._keep(struct, names)
+        elif isinstance(event, ev.Alloc | ev.Free):
+            self._keep(event, ("at", "site"))
+
+    def _keep(self, struct: msgspec.Struct, names: tuple[str, ...]) -> None:
+        texts = self._texts
+        for name in names:
+            if (value := getattr(struct, name)) is not None:
+                setattr(struct, name, texts.setdefault(value, value))
+
+
 def read(path: Path) -> Iterator[ev.Event]:
     """The events of a recording. A cut-off last line is accepted and said in a Note.
 
@@ -120,6 +155,7 @@ def read(path: Path) -> Iterator[ev.Event]:
     """
     reader = Reader(str(path))
     last = 0
+    once = _Once()
     try:
         with path.open("rb") as file:
             while line := file.readline(LINE_LIMIT + 1):
@@ -138,6 +174,7 @@ def read(path: Path) -> Iterator[ev.Event]:
                     continue
                 if event is not None:
                     last = event.t
+                    once.keep(event)
                     yield event
     except OSError as error:
         raise StreamError(f"cannot read {path}: {error.strerror}") from error
