@@ -217,8 +217,11 @@ class Writer:
 
     def write_line(self, line: bytes) -> None:
         """Write one line, or several whole ones, as they came from an agent."""
-        while line:
-            line = line[os.write(self._fd, line) :]
+        try:
+            while line:
+                line = line[os.write(self._fd, line) :]
+        except OSError as error:  # os.write() does not know the file's name
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         if self._fd >= 0:

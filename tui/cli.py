@@ -39,7 +39,7 @@ class Sockstep(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            _drop_output()
             raise click.exceptions.Exit(128 + signal.SIGPIPE) from None
         return result
 
@@ -382,6 +382,11 @@ _probes("doctor", "probes.cli", "doctor")
 _probes("vm", "probes.vm.cli")
 
 
+def _drop_output() -> None:
+    """What is not written yet cannot be, and Python would try, and complain, at our exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def main() -> NoReturn:
     """The command line. Bad input is one line on stderr and exit status 2."""
     plain.ignore_absurd_sizes()
@@ -399,6 +404,7 @@ def main() -> NoReturn:
         text = error.format_message() if isinstance(error, click.ClickException) else str(error)
     except OSError as error:
         text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        _drop_output()
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     from recordings.words import visible
