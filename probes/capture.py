@@ -124,6 +124,8 @@ class Decoder:
         self._emit = emit
         self._calls: dict[tuple[int, int], int] = {}
         self._last: dict[int, int] = {}  # pid → its newest call
+        self._snapped: Raw | None = None  # whose snapshot `_snap` is
+        self._snap = ev.Snapshot()
         self._named: set[int] = {0}
         self._stacks: dict[tuple[int, ...], int] = {}
         self._frames: dict[int, list[str]] = {}
@@ -343,6 +345,12 @@ class Decoder:
             self._emit(self._made(raw, point, call, "CLEANUP_GET_SIGNAL", self._stack(raw)[1]))
 
     def _snapshot(self, raw: Raw) -> ev.Snapshot:
+        """What was read, made once for all steps of this event."""
+        if self._snapped is not raw:
+            self._snapped, self._snap = raw, self._read(raw)
+        return self._snap
+
+    def _read(self, raw: Raw) -> ev.Snapshot:
         fd = None
         if raw.has("fd"):
             shared = raw.users if raw.has("lowest") else None
