@@ -270,7 +270,10 @@ class Agent:
 
     def _new_decoder(self) -> Decoder:
         assert self._attached is not None
-        return Decoder(self._backend, self._symbols, self._attached.f_ref, self._write)
+        return Decoder(
+            self._backend, self._symbols, self._attached.f_ref, self._write,
+            self._attached.stacks.frames,
+        )  # fmt: skip
 
     def _may_decode(self, taken: int) -> bool:
         """While the tracee is busy most of the CPUs' time is its own: decode a little, now and

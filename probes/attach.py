@@ -14,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from probes import unwound
 from probes.backends import COPIES, Backend, Planned, steps_of
 from probes.bpf_syscall import (
     CGROUP_INET_SOCK_CREATE,
@@ -61,6 +62,7 @@ _OFFSETS = (
     ("file_operations", "release"), ("kmem_cache", "name"), ("k_sigaction", "sa"),
     ("inode", "i_count"), ("task_struct", "signal"), ("signal_struct", "live"),
     ("task_struct", "start_boottime"), ("task_struct", "jobctl"), ("task_struct", "ptrace"),
+    ("task_struct", "stack"),
 )  # fmt: skip
 # The immediates in kprobe.c's code that stand for a Planned's own constants.
 _POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
@@ -139,6 +141,11 @@ def fields(btf: Btf) -> Iterator[tuple[int, Found, int]]:
 def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) -> list[str]:
     values: dict[str, int] = {
         "EVENT_SIZE": ct.sizeof(Raw),
+        "STACK_SIZE": unwound.STACK.size,
+        "STACK_DEPTH": unwound.DEPTH,
+        "STACK_WORDS": unwound.WORDS,
+        "STACK_SAMPLES": unwound.SAMPLES,
+        "KNOWN_FRAMES": unwound.KNOWN_FRAMES,
         "RING_PAGES": RING_PAGES,
         "RING_SIZE": RING_SIZE,
         "RING_MARK": RING_MARK,
@@ -274,8 +281,10 @@ class Attached:
             raise AttachError(f"no probe of backend {backend.name} could be attached: {why}")
         self.ring_fd = self._maps["events"].fd
         self._index = {point.name: number for number, point in enumerate(backend.points)}
-        numbers = {self._index[name] for name in ("FORK", "TASK_EXIT")}
-        self.spool = Spool(Ring(self.ring_fd, RING_SIZE), sink, early, numbers)
+        self.stacks = unwound.Stacks(self._maps["known"])
+        self._early = early
+        numbers = {self._index[name] for name in ("FORK", "TASK_EXIT", "STACK")}
+        self.spool = Spool(Ring(self.ring_fd, RING_SIZE), sink, self._take_early, numbers)
         self._control(_AGENT_PID, os.getpid())
         self.took = time.monotonic_ns() - start
 
@@ -341,6 +350,13 @@ class Attached:
 
     def _template(self, program: str, constants: dict[int, int]) -> bytes:
         return relocated(self._code.programs[program], self._map_fds, constants)
+
+    def _take_early(self, data: bytes, at: int) -> None:
+        raw = Raw.from_buffer_copy(data, at)
+        if raw.point == self._index["STACK"]:
+            self.stacks.add(data, at)
+        else:
+            self._early(raw)
 
     def drain(self) -> None:
         """Decode everything that waits; what comes meanwhile, perhaps."""

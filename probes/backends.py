@@ -77,6 +77,7 @@ _TASK_POINTS = (
     Point("HELD"),
     Point("RELEASED"),
     Point("EXEC"),
+    Point("STACK"),
 )
 _TASK_PROBES = (
     Planned("raw_tracepoint", "signal_generate", "signal_generate", ("SIGNAL_GENERATE",)),

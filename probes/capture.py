@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes as ct
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
@@ -16,7 +16,6 @@ from recordings.commands import HOLDS, REFUSALS
 from recordings.layers import FIELDS, MADE, NULL, POINTERS, STRUCTS, Found, Ptr
 from recordings.stacks import INTERRUPT, functions
 
-STACK_DEPTH = 32
 _EXITING_CALLS = 16  # calls of an exiting task that are told so, at most
 # Where a function failed, only these steps say something: how it failed, and what it returned.
 _TOLD_ON_FAILURE = ("STEP_13", "STEP_14", "STEP_17")
@@ -30,24 +29,26 @@ class Raw(ct.Structure):
     """`struct event` (bpf/common.c); the C side asserts the size."""
 
     _fields_ = (
+        ("point", ct.c_uint32),
+        ("cpu", ct.c_uint32),
         *((name, ct.c_uint64) for name in ("t", "t0", "have")),
         ("ret", ct.c_int64),
         ("args", ct.c_uint64 * 3),
         ("layer", ct.c_uint64 * len(STRUCTS)),
         ("field", ct.c_uint64 * len(FIELDS)),
         *((name, ct.c_uint64) for name in (
-            "fd_file", "ops_release", "f_release", "site", "object",
+            "fd_file", "ops_release", "f_release", "site", "object", "stack",
         )),
         *((name, ct.c_uint32) for name in (
-            "point", "cpu", "pid", "tid", "owner_pid", "owner_tid",
+            "pid", "tid", "owner_pid", "owner_tid",
         )),
         *((name, ct.c_int32) for name in (
-            "fd", "lowest", "users", "stop", "signo", "sig_ret", "left", "nstack",
+            "fd", "lowest", "users", "stop", "signo", "sig_ret", "left",
         )),
         ("kind", ct.c_uint32),
+        ("pad", ct.c_uint32),
         ("comm", ct.c_char * 16),
         ("cache", ct.c_char * 32),
-        ("stack", ct.c_uint64 * STACK_DEPTH),
     )  # fmt: skip
 
     def has(self, name: str) -> bool:
@@ -116,7 +117,10 @@ class Decoder:
         symbols: Kallsyms,
         f_ref: bool,
         emit: Callable[[ev.Event], None],
+        stacks: Mapping[int, tuple[int, ...]],
     ) -> None:
+        """`stacks`: the addresses of each stack that an event may name, innermost first."""
+        self._addresses = stacks
         self._points = backend.points
         self._told_cut = False
         self._f_ref = f_ref
@@ -127,7 +131,7 @@ class Decoder:
         self._snapped: Raw | None = None  # whose snapshot `_snap` is
         self._snap = ev.Snapshot()
         self._named: set[int] = {0}
-        self._stacks: dict[tuple[int, ...], int] = {}
+        self._stacks: dict[tuple[int, int], int] = {}  # (stack, point) → the id of its event
         self._frames: dict[int, list[str]] = {}
         self._read_stacks: dict[tuple[str, ...], int] = {}
         self._cleanup: set[tuple[int, str]] = set()
@@ -158,6 +162,8 @@ class Decoder:
                 self._hold(raw)
             case "EXEC":
                 self.execs.append(raw.t)
+            case "STACK":
+                pass
             case "TASK_EXIT":
                 self._task_exit(raw, point)
             case "CLOSE":
@@ -398,12 +404,12 @@ class Decoder:
         return self._read_stacks[key]
 
     def _stack(self, raw: Raw) -> tuple[list[str], int | None]:
-        if raw.nstack <= 0:
+        if not raw.stack:
             return [], None
-        key = tuple(raw.stack[: raw.nstack // 8])
+        key = raw.stack, raw.point
         known = self._stacks.get(key)
         if known is None:
-            frames = [self._symbols.frame(address) for address in key]
+            frames = [self._symbols.frame(address) for address in self._addresses[raw.stack]]
             frames, cut = _kernel_only(frames, self._points[raw.point])
             if cut and not self._told_cut:
                 self._told_cut = True

@@ -28,11 +28,11 @@ class Spool:
         self,
         ring: Ring,
         sink: Callable[[Raw], None],
-        early: Callable[[Raw], None],
+        early: Callable[[bytes, int], None],
         early_points: Container[int],
     ) -> None:
         """`sink` gets all records in their turn; `early` gets those of `early_points` before, when
-        they come out of the ring."""
+        they come out of the ring: the bytes, and where in them each begins."""
         self.ring = ring
         self._sink = sink
         self._early = early
@@ -53,7 +53,7 @@ class Spool:
             self._waiting.append(data)
             self.size += len(data)
         for at in early:
-            self._early(Raw.from_buffer_copy(data, at))
+            self._early(data, at)
         return len(data)
 
     def after(self, act: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@
  * kernel's BTF does not have is -1, and the field is then not read and its bit not set.
  */
 #define BPF_LICENSE Dual MIT/GPL
-#define STACK_DEPTH 32
+#define KERNEL_STACK 16384 /* bytes of a task's stack, at least (THREAD_SIZE) */
 #define SIGCHLD 17
 #define SIGCONT 18
 #define SIGSTOP 19
@@ -28,6 +28,7 @@ enum have { HAVE_RET = 32, HAVE_FD, HAVE_FD_FILE, HAVE_LOWEST, HAVE_STOP, HAVE_S
 enum layer { LAYER_FILE, LAYER_SOCKET, LAYER_SOCK, LAYERS };
 
 struct event {
+	u32 point, cpu;
 	u64 t;
 	u64 t0; /* when the call began: with tid it names the call */
 	u64 have;
@@ -37,16 +38,34 @@ struct event {
 	u64 field[FIELDS]; /* a value only where its bit in `have` is set */
 	u64 fd_file, ops_release, f_release;
 	u64 site, object;
-	u32 point, cpu, pid, tid;
+	u64 stack; /* the id of a struct stack that was sent before; 0: none was read */
+	u32 pid, tid;
 	u32 owner_pid, owner_tid; /* the thread whose call it is; current may be another */
 	s32 fd, lowest, users;
 	s32 stop, signo, sig_ret, left;
-	s32 nstack; /* bytes, or -errno */
-	u32 kind;
+	u32 kind, pad;
 	char comm[16], cache[32];
-	u64 stack[STACK_DEPTH]; /* last: not cleared, nstack says what is of it */
 };
 _Static_assert(sizeof(struct event) == EVENT_SIZE, "probes/capture.py mirrors struct event");
+
+/* A kernel stack, sent once. With `key`: also what lies in memory from the program's context on, for
+ * the agent to find the return addresses there (struct known_stack). */
+struct stack {
+	u32 point, size, length, pad; /* P_STACK; bytes of `frames` and of `memory` */
+	u64 id, key;
+	u64 frames[STACK_DEPTH];
+	u64 memory[STACK_WORDS];
+};
+_Static_assert(sizeof(struct stack) == STACK_SIZE, "probes/unwound.py mirrors struct stack");
+
+/* Where a stack that was unwound once has its return addresses: bytes from the program's context on.
+ * From the agent. */
+struct known_stack {
+	u64 id;
+	u32 n, pad;
+	u32 at[KNOWN_FRAMES];
+	u64 frame[KNOWN_FRAMES];
+};
 
 struct sys_enter {
 	u64 common;
@@ -113,6 +132,10 @@ struct tracee {
 
 BPF_RINGBUF_OUTPUT(events, RING_PAGES);     /* the first map: see ring_fill() */
 BPF_HASH(tracees, u32, struct tracee, 65536); /* by tgid */
+BPF_HASH(stacks, u64, u32, 4096);           /* ids of the stacks that were sent */
+/* By point, call site and depth, which the kernel randomises (64 of them for each path). */
+BPF_HASH(known, u64, struct known_stack, 4096);
+BPF_HASH(samples, u64, u32, 16384);         /* key → how often it was sent with its memory */
 BPF_HASH(guarded, u32, u32, 65536);        /* tgid: it is resumed, should the agent die */
 BPF_HASH(calls, u32, struct call, 65536);   /* tid → the call it is in */
 BPF_HASH(objects, u64, struct object, 262144);
@@ -179,7 +202,89 @@ static __attribute__((always_inline)) inline u64 room_for(u32 point)
 	return RING_SIZE / 16 * 15;
 }
 
-static __attribute__((always_inline)) inline struct event *begin(u32 point, struct call *call)
+static __attribute__((always_inline)) inline u64 mixed(u64 hash, u64 value)
+{
+	hash = (hash ^ value) * 0x9e3779b97f4a7c15ULL;
+	return hash ^ hash >> 29;
+}
+
+/* The id of the current stack, by unwinding it. `key`, `context`: see struct stack. */
+static __attribute__((always_inline)) inline u64 unwound_at(void *ctx, u64 key, u64 context,
+							    u64 length)
+{
+	u64 frames[STACK_DEPTH], id = 1;
+	u32 one = 1;
+	long size = bpf_get_stack(ctx, frames, sizeof(frames), 0);
+
+	if (size <= 0)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < STACK_DEPTH; i++)
+		if (i * 8 < size)
+			id = mixed(id, frames[i]);
+	if (!key && stacks.lookup(&id))
+		return id;
+	struct stack *s = events.ringbuf_reserve(sizeof(struct stack));
+	if (!s) {
+		count_lost(LOST_RING);
+		return 0;
+	}
+	s->point = P_STACK;
+	s->size = size;
+	s->id = id;
+	s->key = key;
+	__builtin_memcpy(s->frames, frames, sizeof(frames));
+	s->length = 0;
+	if (length > sizeof(s->memory))
+		length = sizeof(s->memory);
+	if (key && !bpf_probe_read_kernel(s->memory, length, (void *)context))
+		s->length = length;
+	events.ringbuf_submit(s, BPF_RB_NO_WAKEUP);
+	stacks.update(&id, &one);
+	return id;
+}
+
+static __attribute__((always_inline)) inline u64 unwound(void *ctx)
+{
+	return unwound_at(ctx, 0, 0, 0);
+}
+
+/* The same for a program whose context lies on the stack. Unwinding takes longer than all else that a
+ * probe does. But the frames of one path have fixed sizes: if the context is as deep in the task's
+ * stack as it was when this place was unwound before, and each return address is where the unwinder
+ * found it then, with the same value, it would go the same way again. */
+static __attribute__((always_inline)) inline u64 known_stack(void *ctx, u64 point, u64 site)
+{
+	u64 copy = (u64)ctx, context = 0, key = 0;
+	struct known_stack *k;
+
+	bpf_probe_read_kernel(&context, sizeof(context), &copy); /* a plain number to the verifier */
+	u64 depth = context - deref(bpf_get_current_task(), OFF_task_struct_stack);
+	if (depth < KERNEL_STACK) { /* else it is an interrupt's stack */
+		key = mixed(mixed(mixed(1, point), site), depth);
+		k = known.lookup(&key);
+		if (k) {
+			u32 i;
+			for (i = 0; i < KNOWN_FRAMES; i++)
+				if (i >= k->n || deref(context, k->at[i]) != k->frame[i])
+					break;
+			if (i == k->n)
+				return k->id;
+		}
+		u32 *n = samples.lookup(&key), one = 1;
+		if (k || (n && *n >= STACK_SAMPLES))
+			key = 0;
+		else if (n)
+			*n += 1;
+		else
+			samples.update(&key, &one);
+	}
+	return unwound_at(ctx, key, context, KERNEL_STACK - depth);
+}
+
+/* `stack`: unwound(), known_stack(), or 0. */
+static __attribute__((always_inline)) inline struct event *begin(u32 point, struct call *call,
+								 u64 stack)
 {
 	u64 room = room_for(point);
 
@@ -191,7 +296,8 @@ static __attribute__((always_inline)) inline struct event *begin(u32 point, stru
 		count_lost(room == RING_SIZE / 4 * 3 ? LOST_SIGNALS : LOST_RING);
 		return 0;
 	}
-	__builtin_memset(e, 0, __builtin_offsetof(struct event, stack));
+	__builtin_memset(e, 0, sizeof(*e));
+	e->stack = stack;
 	u64 id = bpf_get_current_pid_tgid();
 	e->t = bpf_ktime_get_ns();
 	e->point = point;
@@ -492,11 +598,10 @@ static __attribute__((always_inline)) inline void wait_for_agent(u32 point)
 		lock_xadd(&tracee->expected, -1);
 }
 
-static __attribute__((always_inline)) inline void finish(void *ctx, struct event *e)
+static __attribute__((always_inline)) inline void finish(struct event *e)
 {
 	u32 point = e->point, stops = (e->have & BIT(HAVE_STOP)) && !e->stop;
 
-	e->nstack = bpf_get_stack(ctx, e->stack, sizeof(e->stack), 0);
 	submit(e);
 	if (!stops)
 		wait_for_agent(point);

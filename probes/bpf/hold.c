@@ -37,7 +37,7 @@ static __attribute__((always_inline)) inline u64 take_page(struct region *region
 static __attribute__((always_inline)) inline struct event *held(u32 point, struct call *call,
 								struct object *object, u64 inode)
 {
-	struct event *e = begin(point, call);
+	struct event *e = begin(point, call, 0);
 
 	if (!e)
 		return 0;
@@ -130,7 +130,7 @@ int process_exec(struct bpf_raw_tracepoint_args *ctx)
 	if (!regions.lookup(&tgid))
 		return 0;
 	regions.delete(&tgid);
-	struct event *e = begin(P_EXEC, 0);
+	struct event *e = begin(P_EXEC, 0, 0);
 	if (!e)
 		return 0;
 	e->owner_pid = tgid;

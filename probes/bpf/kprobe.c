@@ -56,14 +56,14 @@ ENTRY(__sys_socket)
 		count_lost(LOST_CALLS);
 		return 0;
 	}
-	struct event *e = begin(P_ENTER, &call);
+	struct event *e = begin(P_ENTER, &call, 0);
 	if (!e)
 		return 0;
 	e->args[0] = call.args[0];
 	e->args[1] = call.args[1];
 	e->args[2] = call.args[2];
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -81,7 +81,7 @@ EXIT(sock_alloc_inode)
 	call->marks |= HAS_INODE;
 	u64 slab = inode - OFF_socket_alloc_vfs_inode;
 	own(slab, call, KIND_SOCKET);
-	struct event *e = begin(P_SOCK_ALLOC_INODE, call);
+	struct event *e = begin(P_SOCK_ALLOC_INODE, call, 0);
 	if (!e)
 		return 0;
 	e->object = slab + OFF_socket_alloc_socket;
@@ -104,12 +104,12 @@ EXIT(sock_alloc)
 	/* sock_alloc_inode's own probe missed it: its free is not that of who had the memory before. */
 	if (socket && !(call->marks & HAS_INODE))
 		own(socket - OFF_socket_alloc_socket, call, KIND_SOCKET);
-	struct event *e = begin(P_SOCK_ALLOC, call);
+	struct event *e = begin(P_SOCK_ALLOC, call, unwound(ctx));
 	if (!e)
 		return 0;
 	read_fields(e, 0, socket, 0, BIT(FIELD_socket_type), 0); /* type is not set yet */
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -121,26 +121,26 @@ ENTRY(create)
 	if (!call)
 		return 0;
 	call->marks |= ENTERED_CREATE;
-	struct event *e = begin(POINT, call);
+	struct event *e = begin(POINT, call, unwound(ctx));
 	if (!e)
 		return 0;
 	read_layers(e, call);
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
 static __attribute__((always_inline)) inline int created(void *ctx, u32 point, struct call *call,
 							 s32 ret)
 {
-	struct event *e = begin(point, call);
+	struct event *e = begin(point, call, unwound(ctx));
 	if (!e)
 		return 0;
 	e->ret = ret;
 	e->have |= BIT(HAVE_RET);
 	read_layers(e, call);
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -183,7 +183,7 @@ EXIT(sk_alloc)
 		return 0;
 	call->sock = sock;
 	own(sock, call, KIND_SOCK);
-	struct event *e = begin(P_SK_ALLOC, call);
+	struct event *e = begin(P_SK_ALLOC, call, 0);
 	if (!e)
 		return 0;
 	e->object = sock;
@@ -211,7 +211,7 @@ EXIT(alloc_fd)
 		return 0;
 	if (fd >= 0)
 		call->fd = fd;
-	struct event *e = begin(P_ALLOC_FD, call);
+	struct event *e = begin(P_ALLOC_FD, call, 0);
 	if (!e)
 		return 0;
 	e->ret = fd;
@@ -231,7 +231,7 @@ EXIT(sock_alloc_file)
 		call->file = file;
 		own(file, call, KIND_FILE);
 	}
-	struct event *e = begin(P_SOCK_ALLOC_FILE, call);
+	struct event *e = begin(P_SOCK_ALLOC_FILE, call, unwound(ctx));
 	if (!e)
 		return 0;
 	e->object = IS_ERR(file) ? 0 : file;
@@ -242,7 +242,7 @@ EXIT(sock_alloc_file)
 		read_layers(e, call);
 	}
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -255,7 +255,7 @@ ENTRY(fd_install)
 
 	if (!call || !call->socket || deref(file, OFF_file_private_data) != call->socket)
 		return 0;
-	struct event *e = begin(P_FD_INSTALL, call);
+	struct event *e = begin(P_FD_INSTALL, call, unwound(ctx));
 	if (!e)
 		return 0;
 	e->fd = fd;
@@ -269,7 +269,7 @@ ENTRY(fd_install)
 		e->have |= BIT(HAVE_LOWEST);
 	read_layers(e, call);
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -281,7 +281,7 @@ EXIT(__sys_socket)
 
 	if (!call)
 		return 0;
-	struct event *e = begin(P_EXIT, call);
+	struct event *e = begin(P_EXIT, call, unwound(ctx));
 	if (e) {
 		e->ret = ret;
 		e->have |= BIT(HAVE_RET);
@@ -298,7 +298,7 @@ EXIT(__sys_socket)
 			read_layers(e, call);
 		}
 		obey(e);
-		finish(ctx, e);
+		finish(e);
 	}
 	calls.delete(&tid);
 	return 0;
@@ -328,7 +328,7 @@ ENTRY(cleanup)
 		return 0;
 	}
 	found->seen |= BIT(POINT);
-	struct event *e = begin(POINT, 0);
+	struct event *e = begin(POINT, 0, unwound(ctx));
 	if (!e)
 		return 0;
 	e->t0 = found->t0;
@@ -354,7 +354,7 @@ ENTRY(cleanup)
 	read_fields(e, file, socket, sock, 0, at_hand);
 	if (is_tracee())
 		obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -364,13 +364,13 @@ ENTRY(put_unused_fd)
 
 	if (!call)
 		return 0;
-	struct event *e = begin(P_PUT_UNUSED_FD, call);
+	struct event *e = begin(P_PUT_UNUSED_FD, call, unwound(ctx));
 	if (!e)
 		return 0;
 	e->fd = ARG(0);
 	e->have |= BIT(HAVE_FD);
 	read_layers(e, call);
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }

@@ -10,7 +10,8 @@ static __attribute__((always_inline)) inline void freed(void *ctx, int kfree, u6
 	if (!found)
 		return;
 	u32 kind = found->kind;
-	struct event *e = begin(kfree ? P_FREE_KMALLOC : P_FREE_SOCKET + kind, 0);
+	struct event *e = begin(kfree ? P_FREE_KMALLOC : P_FREE_SOCKET + kind, 0,
+				known_stack(ctx, kind, site));
 	if (e) {
 		e->t0 = found->t0;
 		e->owner_pid = found->pid;
@@ -29,7 +30,7 @@ static __attribute__((always_inline)) inline void freed(void *ctx, int kfree, u6
 		read_fields(e, kind == KIND_FILE ? ptr : 0, socket, kind == KIND_SOCK ? ptr : 0, 0, ~0);
 		if (is_tracee())
 			obey(e);
-		finish(ctx, e);
+		finish(e);
 	}
 	objects.delete(&ptr);
 }
@@ -72,7 +73,7 @@ int exit_close(struct sys_exit *ctx)
 
 	if (!target)
 		return 0;
-	struct event *e = begin(P_CLOSE, 0);
+	struct event *e = begin(P_CLOSE, 0, known_stack(ctx, P_CLOSE, 0));
 	if (e) {
 		e->t0 = target->t0;
 		e->owner_pid = target->pid;
@@ -81,7 +82,7 @@ int exit_close(struct sys_exit *ctx)
 		e->have |= BIT(HAVE_RET) | BIT(HAVE_FD);
 		e->ret = ctx->ret;
 		obey(e);
-		finish(ctx, e);
+		finish(e);
 	}
 	closing.delete(&tid);
 	return 0;

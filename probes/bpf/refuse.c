@@ -24,7 +24,7 @@ int refuse(unsigned long long *ctx)
 	/* Anything else is no errno to the caller, who would go on with what there is not. */
 	if (error < 1 || error > 4095 || !take(refusal->serial))
 		return 0;
-	struct event *e = begin(P_REFUSED, call);
+	struct event *e = begin(P_REFUSED, call, 0);
 	if (e) {
 		e->object = hook;
 		e->ret = error;

@@ -61,7 +61,7 @@ int signal_generate(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!tracee || of_waiting(ctx, tracee))
 		return 0;
-	struct event *e = begin(P_SIGNAL_GENERATE, 0);
+	struct event *e = begin(P_SIGNAL_GENERATE, 0, 0);
 	if (!e)
 		return 0;
 	e->signo = ctx->args[0];
@@ -79,14 +79,14 @@ int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!tracee || (ctx->args[0] == SIGSTOP && tracee->waits && !tracee->stops))
 		return 0;
-	struct event *e = begin(P_SIGNAL_DELIVER, 0);
+	struct event *e = begin(P_SIGNAL_DELIVER, 0, unwound(ctx));
 	if (!e)
 		return 0;
 	e->signo = ctx->args[0];
 	e->object = deref(ctx->args[2], OFF_k_sigaction_sa); /* sa.sa_handler comes first */
 	e->owner_pid = pid;
 	e->owner_tid = bpf_get_current_pid_tgid();
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -101,7 +101,7 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	guarded.delete(&child);
 	if (!tracees.lookup(&parent))
 		return 0;
-	struct event *e = begin(P_FORK, 0);
+	struct event *e = begin(P_FORK, 0, 0);
 	if (!e)
 		return 0; /* a child that nobody hears of is not followed: nobody would resume it */
 #if FOLLOW_FORKS
@@ -132,12 +132,12 @@ int process_exit(struct bpf_raw_tracepoint_args *ctx)
 		tracees.delete(&pid);
 		guarded.delete(&pid);
 	}
-	struct event *e = begin(P_TASK_EXIT, 0);
+	struct event *e = begin(P_TASK_EXIT, 0, unwound(ctx));
 	if (!e)
 		return 0;
 	e->owner_pid = pid;
 	e->owner_tid = tid;
 	e->left = live; /* threads of the process that have not come here */
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }

@@ -24,7 +24,7 @@ int enter_socket(struct sys_enter *ctx)
 		count_lost(LOST_CALLS);
 		return 0;
 	}
-	struct event *e = begin(P_ENTER, &call);
+	struct event *e = begin(P_ENTER, &call, 0);
 	if (!e)
 		return 0;
 	e->args[0] = call.args[0];
@@ -35,7 +35,7 @@ int enter_socket(struct sys_enter *ctx)
 	if (call.lowest >= 0)
 		e->have |= BIT(HAVE_LOWEST);
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -43,7 +43,7 @@ static __attribute__((always_inline)) inline void made_sock(void *ctx, u32 point
 {
 	call->sock = ptr;
 	own(ptr, call, KIND_SOCK);
-	struct event *e = begin(point, call);
+	struct event *e = begin(point, call, known_stack(ctx, point, site));
 	if (!e)
 		return;
 	e->site = site;
@@ -51,7 +51,7 @@ static __attribute__((always_inline)) inline void made_sock(void *ctx, u32 point
 	/* The sock itself is not initialised yet: its fields are no values. */
 	read_fields(e, 0, call->socket, 0, 0, 0);
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 }
 
 int cache_alloc(struct bpf_raw_tracepoint_args *ctx)
@@ -89,7 +89,7 @@ int cache_alloc(struct bpf_raw_tracepoint_args *ctx)
 		call->file = ptr;
 		own(ptr, call, KIND_FILE);
 	}
-	struct event *e = begin(point, call);
+	struct event *e = begin(point, call, known_stack(ctx, point, site));
 	if (!e)
 		return 0;
 	e->site = site;
@@ -107,7 +107,7 @@ int cache_alloc(struct bpf_raw_tracepoint_args *ctx)
 	if (point == P_FILE) /* the struct file is not initialised yet */
 		e->layer[LAYER_FILE] = ptr;
 	obey(e);
-	finish(ctx, e);
+	finish(e);
 	return 0;
 }
 
@@ -132,7 +132,7 @@ int exit_socket(struct sys_exit *ctx)
 
 	if (!call)
 		return 0;
-	struct event *e = begin(P_EXIT, call);
+	struct event *e = begin(P_EXIT, call, known_stack(ctx, P_EXIT, 0));
 	if (e) {
 		e->ret = ret;
 		e->have |= BIT(HAVE_RET);
@@ -170,7 +170,7 @@ int exit_socket(struct sys_exit *ctx)
 	}
 	if (e) {
 		obey(e);
-		finish(ctx, e);
+		finish(e);
 	}
 	calls.delete(&tid);
 	return 0;

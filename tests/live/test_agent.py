@@ -132,9 +132,12 @@ def test_a_tracefs_that_cannot_be_mounted_is_said() -> None:
 KEPT = """
 import os, _socket, time
 kept = _socket.socket()
+reads, writes = os.pipe()
 if not os.fork():
-    os.setsid()
+    os.setsid()  # else the end of the program's session ends it
+    os.write(writes, b".")
     time.sleep(20)
+os.read(reads, 1)
 """
 
 

@@ -37,14 +37,13 @@ def test_a_file_that_rcu_frees_amid_another_task_s_close_took_its_descriptor_alo
     backend = BACKENDS["kprobe"]
     numbers = {point.name: number for number, point in enumerate(backend.points)}
     told: list[ev.Event] = []
-    decoder = Decoder(backend, Named(*AMID_A_CLOSE), False, told.append)
+    stacks = {5: tuple(range(1, len(AMID_A_CLOSE) + 1))}
+    decoder = Decoder(backend, Named(*AMID_A_CLOSE), False, told.append, stacks)
     owner = {"owner_pid": 7, "owner_tid": 7, "t0": 1}
     decoder.feed(Raw(point=numbers["ENTER"], t=1, pid=7, tid=7, **owner))
     decoder.live = {(1, "file"): "0xffff88800a36e600", (1, "fd"): "3"}
     free = Raw(point=numbers["FREE_FILE"], t=2, pid=9, tid=9, kind=MADE.index("file"), **owner)
-    for at in range(len(AMID_A_CLOSE)):
-        free.stack[at] = at + 1
-    free.nstack = 8 * len(AMID_A_CLOSE)
+    free.stack = 5
     decoder.feed(free)
     freed = [event for event in told if isinstance(event, ev.Free)]
     assert [(event.kind, event.at) for event in freed] == [
