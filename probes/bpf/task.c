@@ -69,6 +69,7 @@ int signal_generate(struct bpf_raw_tracepoint_args *ctx)
 	e->owner_pid = pid;
 	bpf_probe_read_kernel(&e->owner_tid, 4, (void *)(task + OFF_task_struct_pid));
 	submit(e);
+	wait_for_agent(P_SIGNAL_GENERATE); /* who sends it, if that is a tracee */
 	return 0;
 }
 

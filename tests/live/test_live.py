@@ -657,7 +657,8 @@ def test_damaged_probes_are_compiled_anew(tmp_path: Path) -> None:
 
 
 def test_losses_are_counted() -> None:
-    """An agent that is not listening: what the ring buffer could not hold is counted."""
+    """An agent that is not listening: the program does not wait for it, and what the ring buffer
+    could not hold is counted."""
     with agent(str(PROGRAMS / "loop"), "20000", options=("--lossy",)) as running:
         running.until_state("stopped")
         running.disarm()
@@ -671,6 +672,7 @@ def test_losses_are_counted() -> None:
     returned = sum(call.result is not None for call in story.calls.values())
     assert 0 < returned < 20000
     assert story.lost >= 20000 - returned
+    assert not story.waits
 
 
 def test_descriptors_that_a_program_leaves_open_are_no_leak_of_the_kernel() -> None:
