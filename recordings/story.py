@@ -450,7 +450,7 @@ class Story:
         self._made[event.call, event.kind, event.at] = made
         if (call := self.calls.get(event.call)) is not None:
             call.objects[event.kind] = made
-            call.tell((event.kind, event.at, False))
+            self._tell(call, (event.kind, event.at, False))
 
     def _free(self, event: ev.Free) -> None:
         made = self._made.get((event.call, event.kind, event.at))
@@ -466,7 +466,13 @@ class Story:
         """It was freed: its free was seen, or what its address was given to next."""
         call = self.calls.get(made.call)
         if call is not None and call.objects.get(made.kind) is made:
-            call.tell((made.kind, made.at, True))
+            self._tell(call, (made.kind, made.at, True))
+
+    def _tell(self, call: Call, new: Moment | tuple[ev.Kind, Ptr, bool]) -> None:
+        call.tell(new)
+        for hold in self.held.values():
+            if hold.call == call.number:
+                self._look_into(hold, len(self.log))
 
     def _held(self, event: ev.Held) -> None:
         hold = self.held.get(event.tid)
@@ -504,10 +510,7 @@ class Story:
         moment = Moment(len(self.moments), line, call, event, id, snap, len(self.output))
         self.moments.append(moment)
         call.moments.append(moment)
-        call.tell(moment)
-        for hold in self.held.values():
-            if hold.call == call.number:
-                self._look_into(hold, line)
+        self._tell(call, moment)
         return moment
 
     def unprobed(self, ids: Iterable[str]) -> list[str]:

@@ -239,7 +239,7 @@ def object_word(kind: ev.Kind, moment: Moment, story: Story) -> str:
     if undone or any(each.id in CLEANUP_STEPS for each in passed):
         seen = bool(moment.objects) or story.left_before(moment.call, "STEP_09")
         return "not made" if seen else "not read"
-    made = any(each.id in _MADE_BEFORE[kind] for each in passed)
+    made = any(each.id in _MADE_BEFORE[kind] for each in (*passed, moment))
     return "not read" if made else "not made yet"
 
 

@@ -18,6 +18,7 @@ from textual.app import App, SystemCommand
 from textual.binding import Binding
 from textual.color import Color
 from textual.content import Content
+from textual.driver import Driver
 from textual.filter import LineFilter
 from textual.message import Message
 from textual.notifications import SeverityLevel
@@ -40,6 +41,7 @@ from tui.puzzle import Claims, Comparison, Lab
 from tui.screens import Ask, Asking, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
 from tui.session import Session
 from tui.source import AgentLost, Live, Replay, Source
+from tui.terse import Terse
 from tui.views import call, find, hints, history, puzzle, times
 from tui.views.look import STOPS, Look, cut, text
 
@@ -180,6 +182,20 @@ class Sockstep(App[None]):
 
     def get_line_filters(self) -> Sequence[LineFilter]:
         return [*super().get_line_filters(), *self._ascii]
+
+    def get_driver_class(self) -> type[Driver]:
+        """The platform's own, but that it sends only what is new on the screen."""
+        own = super().get_driver_class()
+        terse = self._terse = Terse()
+
+        def write(driver: Driver, data: str) -> None:
+            own.write(driver, terse.shorten(data))
+
+        return type("TerseDriver", (own,), {"write": write})
+
+    @on(events.Resize)
+    def forget_the_screen(self) -> None:
+        self._terse.forget()
 
     def get_default_screen(self) -> Screen[None]:
         return Session()

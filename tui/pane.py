@@ -17,6 +17,8 @@ from textual.visual import Visual
 
 from recordings.words import visible
 
+GAP = 8  # columns
+
 
 class Pane(ScrollView, can_focus=False):
     """Shows a sequence of lines, long ones included: only what is on the screen is asked for."""
@@ -63,19 +65,25 @@ class Pane(ScrollView, can_focus=False):
             self._keep_in_sight(mark, len(lines))
         size, top = self.size, self.scroll_offset.y
         shown = {y: lines[y] for y in range(top, min(top + size.height, len(lines)))}
-        news = [y for y in range(top, top + size.height) if not self._stands(y, shown)]
-        for first, last in runs(news):
-            self.refresh(Region(0, first - top, size.width, last - first + 1))
+        for y in range(top, top + size.height):
+            for start, end in self._news(y, shown):
+                self.refresh(Region(start, y - top, end - start, 1))
         self._shown = shown
         self._widest = max([self._widest, *(line.cell_length for line in shown.values())])
         self.virtual_size = Size(self._widest, len(lines))
 
-    def _stands(self, y: int, shown: dict[int, Content]) -> bool:
-        """Whether line y is on the screen already, as it is to be."""
+    def _news(self, y: int, shown: dict[int, Content]) -> list[tuple[int, int]]:
+        """The columns of line y that differ from what is on the screen: (start, end)."""
         line, before = shown.get(y), self._shown.get(y)
-        if line is None or before is None:
-            return line is before
-        return line.is_same(before)
+        if line is before or (line is not None and before is not None and line.is_same(before)):
+            return []
+        cells, old = _cells(line), _cells(before)
+        width = max(len(cells), len(old), 1)
+        if self.scroll_offset.x or width > self.room.width or not (cells and old):
+            return [(0, self.size.width)]
+        blank: list[tuple[str, tuple[object, ...]]] = [(" ", ())]
+        cells, old = (each + blank * (width - len(each)) for each in (cells, old))
+        return runs([x for x in range(width) if cells[x] != old[x]])
 
     def restart(self) -> None:
         """Forget everything: what comes is another text."""
@@ -115,12 +123,26 @@ class Pane(ScrollView, can_focus=False):
             self.post_message(self.Picked(self, offset.y + self.scroll_offset.y, offset.x))
 
 
+def _cells(line: Content | None) -> list[tuple[str, tuple[object, ...]]]:
+    """Each character with the styles that it has; nothing where one takes two columns or none."""
+    if line is None or line.cell_length != len(line.plain):
+        return []
+    styles: list[tuple[object, ...]] = [()] * len(line.plain)
+    for start, end, style in line.spans:
+        for x in range(start, min(end, len(styles))):
+            styles[x] = (*styles[x], style)
+    return list(zip(line.plain, styles, strict=True))
+
+
 def runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Rising numbers as (first, last) of each unbroken run: 1 2 3 7 → (1, 3) (7, 7)."""
+    """Rising numbers as (first, end) of each run, small gaps included: 1 2 3 30 → (1, 4) (30, 31).
+
+    To move the cursor over a gap, and to set the colours anew, costs more than to write it.
+    """
     found: list[tuple[int, int]] = []
     for number in numbers:
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
+        if found and number - found[-1][1] < GAP:
+            found[-1] = (found[-1][0], number + 1)
         else:
-            found.append((number, number))
+            found.append((number, number + 1))
     return found

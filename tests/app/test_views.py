@@ -220,3 +220,25 @@ async def test_what_came_after_the_call_is_folded_until_one_goes_there() -> None
         assert "CLEANUP_FPUT" in text(app, "steps"), "it stays unfolded"
 
     await over(SAMPLES / "socket_test-6.1-kprobe.jsonl", drive)
+
+
+def test_of_a_hold_nothing_is_said_that_the_agent_has_not_told_yet() -> None:
+    """A frozen machine stands before its agent has told of what came just before."""
+    call = builders.call()
+    made = next(n for n, e in enumerate(call) if isinstance(e, ev.Alloc) and e.kind == "fd")
+    story = Story.of([*builders.header(), *call[:made]])
+    frozen = ev.Held(
+        t=call[made].t, call=1, point="STEP_14", pid=4711, tid=4711, state="R", wchan="",
+        how="frozen", symbol="sock_alloc_file", at="exit", since=call[made].t,
+        snap=ev.Snapshot(file=ev.File(at=builders.FILE)),
+    )  # fmt: skip
+    story.feed(frozen)
+    moment = story.holds[-1].moment
+    assert moment is not None
+    assert object_word("fd", moment, story) == "not read", "by then it has been made"
+    assert object_word("file", moment, story) == "live"
+    story.feed(call[made])
+    assert story.holds[-1].moment is moment, "it may be looked at"
+    assert object_word("fd", moment, story) == "live"
+    said = step.said(Look(story, moment, live=True))[0].plain
+    assert said == "Frozen at sock_alloc_file exit: what is marked · has not happened."

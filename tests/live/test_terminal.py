@@ -13,6 +13,7 @@ from recordings.story import Story
 from recordings.stream import encode, read
 from tests import builders
 from tests.agent import SOCKET_TEST, needs_root, process_state, wait_for
+from tests.emulator import Emulator, Screen
 from tests.terminal import Terminal
 
 
@@ -35,6 +36,36 @@ def test_a_replay_walks_and_quits(terminal: Terminal, two_calls: str) -> None:
     terminal.press("q")
     terminal.until("status=0")
     terminal.is_sane()
+
+
+def seen(terminal: Terminal) -> Screen:
+    """The characters with their colours; tmux does not tell of all that are blank."""
+    emulator = Emulator()
+    emulator.write(terminal.at_rest())
+    return {place: cell for place, cell in emulator.cells.items() if cell[0] != " "}
+
+
+@pytest.mark.parametrize("terminal", [(80, 24), (160, 45)], indirect=True)
+def test_what_was_drawn_piece_by_piece_is_what_is_drawn_anew(
+    terminal: Terminal, two_calls: str
+) -> None:
+    """Only cells that differ are sent; a new size draws all of them."""
+    terminal.run("replay", two_calls)
+    terminal.until("REPLAY  2/21", "q quit")
+    for keys, place in (
+        (["n"] * 9, "REPLAY  11/21"),
+        (["Enter", "Tab", "p", "q", "p"], "REPLAY  9/21"),
+        (["?", "PageDown", "q", "]"], "REPLAY  11/21"),
+    ):
+        terminal.press(*keys)
+        terminal.until(place, "THREE OBJECTS")
+        before = seen(terminal)
+        size = terminal.tmux("display-message", "-p", "#{window_width} #{window_height}")
+        columns, rows = map(int, size.split())
+        for width in (columns - 1, columns):
+            terminal.tmux("resize-window", "-x", str(width), "-y", str(rows))
+            terminal.at_rest()
+        wait_for(lambda before=before: seen(terminal) == before)  # type: ignore[misc]
 
 
 def test_the_linux_console_gets_ascii(terminal: Terminal, two_calls: str) -> None:

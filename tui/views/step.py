@@ -13,6 +13,7 @@ from recordings.words import (
     duration,
     hold_how,
     hold_place,
+    hold_where,
     open_descriptors,
     sentence,
     visible,
@@ -36,7 +37,7 @@ def said(look: Look, message: Content | None = None) -> list[Content]:
 def _standing(event: ev.Held, look: Look) -> tuple[list[Content], Content]:
     """Of a thread that is or was held: what that means, the stack, and its state."""
     hold = next(each for each in look.story.holds if each.event is event)
-    here = "Asleep in the kernel" if event.how == "asleep" else f"Frozen at {hold_place(event)}"
+    here = "Asleep in the kernel" if event.how == "asleep" else f"Frozen {hold_where(event)}"
     if hold.end is None:
         words = f"{here}: what is marked · has not happened."
     else:

@@ -146,7 +146,8 @@ def _at(moment: Moment) -> int:
 
 
 def _ticks(inside: list[Moment], held: Sequence[Hold], width: int) -> list[Tick]:
-    start, end = _at(inside[0]), max(_awake(_at(inside[-1]), held), _at(inside[0]) + 1)
+    start = _at(inside[0])
+    end = max(start + 1, *(_awake(_at(moment), held) for moment in inside))
     ticks: list[Tick] = []
     for moment in inside:
         past = (_awake(_at(moment), held) - start) * (width - 1) // max(1, end - start)
@@ -177,7 +178,7 @@ def _label(moments: list[Moment]) -> str:
 
 def _name(moment: Moment) -> str:
     """A step in a few characters: 09, 13in, 13B; "undo" for the steps that release again."""
-    if isinstance(moment.event, ev.Held):
+    if isinstance(moment.event, ev.Held) and moment.event.how == "asleep":
         return "held"
     if moment.id == "USER_EXEC":
         return "+0"
@@ -186,7 +187,7 @@ def _name(moment: Moment) -> str:
     name = visible(moment.id.removeprefix("STEP_").replace("_BACKLINK", "B"))[:8]
     twins = [each for each in moment.call.moments if each.id == moment.id]
     at = {"entry": "in", "exit": "out"}.get(getattr(moment.event, "at", ""), "")
-    return name + at if len(twins) > 1 else name
+    return name + at if len(twins) > 1 or moment not in twins else name
 
 
 def _mark(tick: Tick, here: bool) -> tuple[str, str]:
@@ -208,7 +209,7 @@ def _runs(cells: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 def _total(call: Call, inside: list[Moment], held: Sequence[Hold]) -> list[tuple[str, str]]:
     """How long the call took, and how long of that it was held."""
-    start, end = _at(inside[0]), _at(inside[-1])
+    start, end = _at(inside[0]), max(map(_at, inside))
     asleep = sum(hold.end.held for hold in held if hold.end is not None and hold.event.since < end)
     words = f" {duration(_awake(end, held) - start)}"
     words += "" if call.result is not None else " so far"
