@@ -8,13 +8,13 @@ from pathlib import Path
 from tui.app import Sockstep
 from tui.source import Replay
 
-RECORDING = "recordings/samples/socket_test-6.18-tracepoint.jsonl"
+RECORDING = "recordings/samples/socket_test-6.1-kprobe.jsonl"
 STEP = "STEP_16"
 
 
 async def main() -> None:
     app = Sockstep(Replay(Path(RECORDING)))
-    async with app.run_test(size=(120, 36)) as pilot:
+    async with app.run_test(size=(100, 30)) as pilot:
         while app.moment is None or app.moment.id != STEP:
             await pilot.press("n")
         await pilot.pause(0.5)
