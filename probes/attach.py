@@ -67,6 +67,7 @@ _OFFSETS = (
 # The immediates in kprobe.c's code that stand for a Planned's own constants.
 _POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
 TRACEE = struct.Struct("Q6I")  # struct tracee
+_UNSEEN_FREES = 6  # enum lost_what
 _STOP_EVERYWHERE, _HOLDS_ARMED, _TRACEES_WAIT, _AGENT_PID = range(4)  # enum control
 ARM = struct.Struct("IIII")  # struct arm: signo, serial, stop, pad
 REFUSAL = struct.Struct("Ii")  # struct refusal: serial, error
@@ -506,10 +507,12 @@ class Attached:
         """Probe → how often it told of something, how often the kernel skipped it (all copies of
         it, at most)."""
         by_point = {name: self._maps["hits"].total(i) for name, i in self._index.items()}
+        unseen = {"cache_free": self._maps["lost"].total(_UNSEEN_FREES)}
         return {
             probe.name: (
                 sum(by_point[point] for point in planned.points),
-                min(map(recursion_misses, self._programs[f"{planned.kind}:{planned.target}"])),
+                min(map(recursion_misses, self._programs[f"{planned.kind}:{planned.target}"]))
+                + unseen.get(planned.program, 0),
             )
             for planned, probe in zip(self.backend.probes, self.probes, strict=True)
             if probe.status == "attached"

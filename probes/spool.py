@@ -8,6 +8,7 @@ as long as MARK is not reached.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Container
@@ -15,7 +16,8 @@ from collections.abc import Callable, Container
 from probes.bpf_syscall import RING_HEADER, RING_LENGTH, Ring
 from probes.capture import Raw
 
-MARK = 256 << 20  # bytes; above it tracees wait, until half of it is decoded
+# Bytes; above it tracees wait, until half of it is decoded. 100 000 socket() and close(): 440 MB.
+MARK = min(512 << 20, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8)
 WAKE_INTERVAL = 1_000_000  # ns; WAKE_INTERVAL of bpf/common.c
 LOOK_AGAIN = 0.002  # seconds: above WAKE_INTERVAL
 _SLICE = 64  # records that are decoded between two looks at the clock

@@ -44,10 +44,11 @@ ROOT = Path(__file__).parent.parent
 SOCKSTEP = str(Path(sys.executable).with_name("sockstep"))
 SAMPLE = str(ROOT / "recordings/samples/socket_test-6.18-tracepoint.jsonl")
 LOOP = str(ROOT / "tests/programs/bin/loop")
+MANY = "100000"
 PAIRS = {"tracepoint": "400", "kprobe": "50", "fentry": "50"}  # so few that no event is lost
 LONG = 20_000  # calls of a long recording
 VM = "6.1"  # the kernel of what is measured in a VM
-KEYS, QUIET, PATIENCE = 8, 0.1, 120.0
+KEYS, QUIET, PATIENCE = 8, 0.1, 600.0
 
 BARE = """
 from textual.app import App
@@ -213,14 +214,16 @@ def loop(around: list[str], lost: Callable[[], int] = lambda: 0) -> Sample:
     return {"call": int(found[1]) / 1e9, "lost": lost()}
 
 
-def loop_under_sockstep(backend: str, folder: str) -> Sample:
+def loop_under_sockstep(backend: str, folder: str, pairs: str = "") -> Sample:
     path = Path(folder, "loop.jsonl")
 
     def lost() -> int:
-        events = map(json.loads, path.read_text().splitlines())
-        return sum(event["count"] for event in events if event["ev"] == "lost")
+        with path.open() as lines:
+            found = [json.loads(line) for line in lines if line.startswith('{"ev":"lost"')]
+        return sum(event["count"] for event in found)
 
-    command = [SOCKSTEP, "record", "--backend", backend, "-o", str(path), LOOP, PAIRS[backend]]
+    pairs = pairs or PAIRS[backend]
+    command = [SOCKSTEP, "record", "--backend", backend, "-o", str(path), LOOP, pairs]
     sample = loop(command, lost)
     path.unlink()
     return sample
@@ -281,6 +284,7 @@ FIGURES = {
     "attach": "Start, until the 12 probes are attached",
     "call": "`socket()` and `close()` in a tight loop, per pair",
     "long": f"A recording of {LONG} calls (500 000 events, 190 MB)",
+    "many.call": f"The same {int(MANY):,} times".replace(",", " "),
     "vm.attach": f"Start, until all probes on functions are attached (emulated VM, Linux {VM})",
     "vm.call": "`socket()` and `close()` in a tight loop, per pair (the same VM)",
 }
@@ -315,6 +319,17 @@ def measurements(folder: str) -> dict[str, Callable[[], Sample]]:
         found["sockstep agent, the first time"] = lambda: attach_cold("tracepoint", folder)
         found["sockstep agent, from then on"] = lambda: attach_agent("tracepoint", *here)
         found["sockstep record"] = lambda: loop_under_sockstep("tracepoint", folder)
+    return found
+
+
+def many(folder: str) -> dict[str, Callable[[], Sample]]:
+    """Loops so long that sockstep, which loses nothing, cannot decode them meanwhile."""
+    found: dict[str, Callable[[], Sample]] = {"untraced": lambda: loop([LOOP, MANY])}
+    strace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=socket,close"]
+    if shutil.which("strace"):
+        found["strace -e socket,close"] = lambda: loop([*strace, LOOP, MANY])
+    if os.geteuid() == 0:
+        found["sockstep record"] = lambda: loop_under_sockstep("tracepoint", folder, MANY)
     return found
 
 
@@ -387,6 +402,8 @@ def main() -> None:
             return
         mount_tracefs()
         taken = take(measurements(folder), rounds)
+        for figure, values in take(many(folder), 3).items():
+            taken[f"many.{figure}"] = values
     for figure, values in take_in_vm(3).items():
         taken[f"vm.{figure}"] = values
 
@@ -403,9 +420,10 @@ def main() -> None:
     print()
     for who, took in (taken["ready.took"] | taken.get("vm.ready.took", {})).items():
         print(f"{who}: of that, compiling, loading and attaching {duration(median(took))}.")
-    for who, lost in (taken["lost"] | taken.get("vm.lost", {})).items():
-        if any(lost):
-            print(f"Events lost under {who}: {sum(lost):.0f} in all.")
+    for group in ("lost", "many.lost", "vm.lost"):
+        for who, lost in taken[group].items():
+            if any(lost):
+                print(f"Events lost under {who}: {sum(lost):.0f} in all ({group}).")
 
 
 def progress(text: str) -> None:

@@ -150,8 +150,9 @@ BPF_ARRAY(control, u32, 4);
 BPF_ARRAY(waits, u64, 1);                  /* SIGSTOPs by which tracees wait */
 BPF_ARRAY(woken, u64, 1);                  /* when the agent was last woken up */
 BPF_PERCPU_ARRAY(hits, u64, 64);           /* by point */
-BPF_ARRAY(lost, u64, 6);
-enum lost_what { LOST_RING, LOST_CALLS, LOST_OBJECTS, LOST_RETURNS, LOST_HOLDS, LOST_SIGNALS };
+BPF_ARRAY(lost, u64, 7);
+enum lost_what { LOST_RING, LOST_CALLS, LOST_OBJECTS, LOST_RETURNS, LOST_HOLDS, LOST_SIGNALS,
+		 UNSEEN_FREES };
 
 static __attribute__((always_inline)) inline u32 control_value(u32 which)
 {
@@ -472,6 +473,11 @@ static __attribute__((always_inline)) inline void own(u64 address, struct call *
 {
 	struct object object = {.t0 = call->t0, .pid = call->pid, .tid = call->tid, .kind = kind,
 				.fd = call->fd};
+	struct object *before = objects.lookup(&address);
+
+	/* The memory was free meanwhile, and no probe saw that: the kernel has not called it. */
+	if (before && (before->t0 != object.t0 || before->tid != object.tid))
+		count_lost(UNSEEN_FREES);
 	if (objects.update(&address, &object))
 		count_lost(LOST_OBJECTS);
 }
