@@ -8,6 +8,7 @@ rounds' own ratios to the baseline, which stands first in its group.
 from __future__ import annotations
 
 import argparse
+import copy
 import gc
 import json
 import os
@@ -28,6 +29,7 @@ from pathlib import Path
 from statistics import median
 
 import msgspec
+import pyte
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
@@ -39,6 +41,7 @@ from recordings.layers import FIELDS
 from recordings.story import Story
 from recordings.stream import read
 from tests.long import long
+from tests.redraw import fewest
 
 ROOT = Path(__file__).parent.parent
 SOCKSTEP = str(Path(sys.executable).with_name("sockstep"))
@@ -73,6 +76,7 @@ class Screen:
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (30, 100))
         env = os.environ | {"TERM": "xterm-256color", "LANG": "C.UTF-8"}
+        self.data = bytearray()  # all that was read
         self.started = time.perf_counter()
         self._process = subprocess.Popen(
             argv, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
@@ -83,9 +87,11 @@ class Screen:
         """What comes next; b"" when nothing comes in time, or ever again."""
         ready, _, _ = select.select([self._master], [], [], timeout)
         try:
-            return os.read(self._master, 1 << 16) if ready else b""
+            data = os.read(self._master, 1 << 16) if ready else b""
         except OSError:  # the program has ended
             return b""
+        self.data += data
+        return data
 
     def until(self, text: bytes) -> float:
         """Seconds from the start until the text is on the screen."""
@@ -124,6 +130,29 @@ def screen(argv: list[str], text: bytes) -> Sample:
             terminal.settle()
             taken.append(terminal.press(b"np"[number % 2 : number % 2 + 1]))
         return {"launch": launch, "key": median(taken)}
+    finally:
+        terminal.close()
+
+
+def walk() -> tuple[float, float]:
+    """Bytes for a step through a recording, of ten: those sent, and the fewest that would do."""
+    terminal, seen = Screen([SOCKSTEP, "replay", SAMPLE]), pyte.Screen(100, 30)
+    stream = pyte.ByteStream(seen)
+    try:
+        terminal.until(b"CHASSIS_CREATED")
+        time.sleep(0.5)
+        terminal.settle()
+        stream.feed(bytes(terminal.data))
+        sent = needed = 0
+        for _ in range(10):
+            before = copy.deepcopy(seen)
+            terminal.data.clear()
+            terminal.press(b"n")
+            terminal.settle()
+            stream.feed(bytes(terminal.data))
+            sent += len(terminal.data)
+            needed += fewest(before, seen)
+        return sent / 10, needed / 10
     finally:
         terminal.close()
 
@@ -281,6 +310,7 @@ def without_garbage(work: Callable[[], object]) -> float:
 FIGURES = {
     "launch": "Launch, to the first frame with content",
     "key": "Key, to the first output that it brings",
+    "bytes": "Bytes that a step sends to the terminal",
     "attach": "Start, until the 12 probes are attached",
     "call": "`socket()` and `close()` in a tight loop, per pair",
     "long": f"A recording of {LONG} calls (500 000 events, 190 MB)",
@@ -302,6 +332,8 @@ def measurements(folder: str) -> dict[str, Callable[[], Sample]]:
         "msgspec decodes each line": lambda: {"long": decoding(long_recording(folder))},
         "the story of the events": lambda: {"long": folding(long_recording(folder))},
         "sockstep report": lambda: {"long": reporting(long_recording(folder))},
+        "the fewest that would do": lambda: {"bytes": walk()[1]},
+        "sockstep replay, a step": lambda: {"bytes": walk()[0]},
         # 400 pairs fit between two turns of the scheduler, and would miss what else runs here.
         "untraced": lambda: loop([LOOP, "20000"]),
     }
@@ -415,8 +447,9 @@ def main() -> None:
         baseline = next(iter(taken[figure].values()), [])
         for who, values in taken[figure].items():
             ratio = median(value / base for value, base in zip(values, baseline, strict=True))
-            low, high = duration(min(values)), duration(max(values))
-            print(f"| {who} | {duration(median(values))} | {low} – {high} | {ratio:.2f} |")
+            words = duration if figure != "bytes" else "{:.0f} B".format
+            low, high = words(min(values)), words(max(values))
+            print(f"| {who} | {words(median(values))} | {low} – {high} | {ratio:.2f} |")
     print()
     for who, took in (taken["ready.took"] | taken.get("vm.ready.took", {})).items():
         print(f"{who}: of that, compiling, loading and attaching {duration(median(took))}.")
