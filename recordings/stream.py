@@ -7,6 +7,7 @@ import json
 import os
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -148,8 +149,22 @@ class _Once:
                 setattr(struct, name, texts.setdefault(value, value))
 
 
-def read(path: Path) -> Iterator[ev.Event]:
+@dataclass
+class Progress:
+    """How much of a recording was read: `portion`, from 0 to 1."""
+
+    bytes: int = 0
+    size: int = 0
+
+    @property
+    def portion(self) -> float:
+        return self.bytes / self.size if self.bytes < self.size else 1.0
+
+
+def read(path: Path, progress: Progress | None = None) -> Iterator[ev.Event]:
     """The events of a recording. A cut-off last line is accepted and said in a Note.
+
+    `progress`: kept up to date.
 
     Raises StreamError for a file that cannot be read or is not a recording.
     """
@@ -158,7 +173,10 @@ def read(path: Path) -> Iterator[ev.Event]:
     once = _Once()
     try:
         with path.open("rb") as file:
+            progress = progress or Progress()
+            progress.size = os.fstat(file.fileno()).st_size
             while line := file.readline(LINE_LIMIT + 1):
+                progress.bytes += len(line)
                 if not line.endswith(b"\n") and len(line) <= LINE_LIMIT:
                     try:
                         event = reader.feed(line)

@@ -412,7 +412,9 @@ class Sockstep(App[None]):
         state, moments = self.state, self.story.moments
         if not self.live:
             number = self.moment.index + 1 if self.moment else 0
-            return "REPLAY", f"{number}/{len(moments)}", "$primary"
+            portion = self.source.progress.portion if isinstance(self.source, Replay) else 1.0
+            rest = f"  reading: {portion:.0%}" if portion < 1 else ""
+            return "REPLAY", f"{number}/{len(moments)}{rest}", "$primary"
         if self._lost_agent:
             return "AGENT LOST", self._loss(), "$error"
         if self.story.end is not None and self.story.end.how == "detached":

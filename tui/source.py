@@ -14,7 +14,7 @@ from typing import Protocol
 
 from recordings import commands
 from recordings import events as ev
-from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, encode, read
+from recordings.stream import LINE_LIMIT, Progress, Reader, StreamError, Writer, encode, read
 from recordings.uapi import signal_name
 from tui import places, plain
 from tui.options import Options
@@ -52,7 +52,8 @@ class Replay:
 
     def __init__(self, path: Path) -> None:
         self.path: Path | None = path
-        self._events = read(path)
+        self.progress = Progress()
+        self._events = read(path, self.progress)
         self._first = list(islice(self._events, SLICE))
 
     async def batches(self) -> AsyncIterator[list[ev.Event]]:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recordings import events as ev
-from recordings.stream import LINE_LIMIT, Reader, StreamError, Writer, encode, read
+from recordings.stream import LINE_LIMIT, Progress, Reader, StreamError, Writer, encode, read
 from tests.builders import a_header, any_event
 
 HEADER = encode(a_header()) + b"\n"
@@ -277,3 +277,12 @@ def test_the_mode_of_a_device_is_left_alone() -> None:
 def test_a_full_disk_is_an_os_error() -> None:
     with pytest.raises(OSError, match="No space left"):
         Writer(Path("/dev/full")).write(a_header())
+
+
+def test_how_much_of_a_recording_was_read(tmp_path: Path) -> None:
+    path, progress = tmp_path / "a.jsonl", Progress()
+    path.write_bytes(encode(a_header()) + b"\n" + (encode(ev.Output(t=3, text="x")) + b"\n") * 99)
+    portions = [progress.portion for _ in read(path, progress)]
+    assert portions == sorted(portions)
+    assert 0 < portions[0] < 0.1
+    assert portions[-1] == 1
