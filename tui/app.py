@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.segment import Segment
 from textual import events, on, work
@@ -24,26 +25,28 @@ from textual.message import Message
 from textual.notifications import SeverityLevel
 from textual.screen import Screen
 
-from recordings import commands, diff
+from recordings import commands
 from recordings import events as ev
-from recordings.claims import Claim
 from recordings.commands import HOLDS
-from recordings.experiments import Experiment, Outcome, outcome
 from recordings.layers import LAYERS
 from recordings.story import Moment, Story, order
 from recordings.stream import StreamError, read
 from recordings.words import describe, hold_where, state_text, visible
-from tui import export, keys, places, plain, theme
-from tui.lab import ASLEEP, PYTHON
+from tui import keys, places, plain, theme
 from tui.options import Options
 from tui.pane import Pane
-from tui.puzzle import Claims, Comparison, Lab
 from tui.screens import Ask, Asking, Choose, Details, Find, Help, Inject, Over, Page, Stops, T, Type
 from tui.session import Session
 from tui.source import AgentLost, Live, Replay, Source
 from tui.terse import Terse
-from tui.views import call, find, hints, history, puzzle, times
+from tui.views import call, find, hints, history, times
 from tui.views.look import STOPS, Look, cut, text
+
+# The puzzle, the lab, the diff and the export are imported by what opens them: the first frame
+# does not wait for them.
+if TYPE_CHECKING:
+    from recordings.claims import Claim
+    from recordings.experiments import Experiment, Outcome
 
 # Seconds at least between two screens that the source, and not a key, asks for.
 FRAME, LOADING = 0.03, 0.2
@@ -225,6 +228,8 @@ class Sockstep(App[None]):
     @work(exclusive=True)
     async def choose_recording(self) -> None:
         """The picker of `sockstep replay` without a file."""
+        from tui import export
+
         known = places.known_recordings()
         found = [(str(path), export.summary(path)) for path in known]
         if not found:
@@ -652,9 +657,13 @@ class Sockstep(App[None]):
     # -- the puzzle ----------------------------------------------------------------------
 
     def action_claims(self) -> None:
+        from tui.puzzle import Claims
+
         self.ask(Claims(self.story), self._see_claim)
 
     def _see_claim(self, claim: Claim) -> None:
+        from tui.views import puzzle
+
         moment = puzzle.moment_of(claim, self.story)
         if moment is not None:
             self.look_at(moment)
@@ -668,10 +677,14 @@ class Sockstep(App[None]):
         self.open_lab(next(reversed(self._outcomes), ""))
 
     def open_lab(self, name: str = "") -> None:
+        from tui.puzzle import Lab
+
         in_vm = isinstance(self.source, Live) and self.source.in_vm
         self.ask(Lab(self.look(), in_vm, self._outcomes, name), self._see_experiment)
 
     def _see_experiment(self, chosen: tuple[Experiment, bool]) -> None:
+        from tui.views import puzzle
+
         experiment, run = chosen
         if run:
             self._try(experiment)
@@ -680,6 +693,8 @@ class Sockstep(App[None]):
 
     def _try(self, experiment: Experiment) -> None:
         """Restart the program as an experiment; its steps are then the user's to walk."""
+        from tui.lab import PYTHON
+
         header = self.story.header
         if header is None or not self._send(commands.Restart(argv=experiment.argv(PYTHON))):
             return
@@ -692,6 +707,10 @@ class Sockstep(App[None]):
         trial = self._trial
         if trial is None or not source.live:
             return
+        from recordings.experiments import outcome
+        from tui.lab import ASLEEP
+        from tui.views import puzzle
+
         if isinstance(event, ev.Header):
             trial.on = True
         if not trial.on:
@@ -721,6 +740,8 @@ class Sockstep(App[None]):
 
     def action_diff(self) -> None:
         """This recording, as far as it goes, is A."""
+        from tui import export
+
         own = self.source.path if self.source else None
         found = [(str(p), export.summary(p)) for p in places.known_recordings() if p != own]
         self.ask(Choose("DIFF with which recording?", found), self._compare)
@@ -733,6 +754,9 @@ class Sockstep(App[None]):
         except (StreamError, OSError) as error:
             self.tell(str(error), "error")
             return
+        from recordings import diff
+        from tui.puzzle import Comparison
+
         title = own.stem if own else "this session"
         self.push_screen(Comparison(title, path.stem, diff.diff(self.story, other)))
 
@@ -785,6 +809,8 @@ class Sockstep(App[None]):
             self.look_at(moment)
 
     def action_save(self) -> None:
+        from tui import export
+
         path = self.source.path if self.source else None
         if path is None:
             self.tell("There is no recording to save.", "warning")
@@ -792,6 +818,8 @@ class Sockstep(App[None]):
         self._keep("SAVE as", path.name, lambda where: export.save(path, where))
 
     def action_export(self) -> None:
+        from tui import export
+
         path = self.source.path if self.source else None
         if path is None:
             self.tell("There is no recording to export.", "warning")

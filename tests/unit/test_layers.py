@@ -62,7 +62,7 @@ def test_a_broken_arrow_would_be_seen() -> None:
 
 def loaded(statement: str) -> set[str]:
     """The modules that a clean interpreter has after a statement."""
-    code = f"import sys\n{statement}\nprint(*(name.partition('.')[0] for name in sys.modules))"
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -142,6 +142,16 @@ def test_the_command_line_loads_no_textual() -> None:
     """report, export and import are for pipes and scripts: they must start at once."""
     found = loaded("import tui.cli, recordings.report, recordings.verdict")
     assert not found & {"textual", "bcc", "probes"}
+
+
+def test_the_first_frame_waits_for_nothing_that_opens_later() -> None:
+    pytest.importorskip("textual")
+    found = loaded("import tui.app")
+    assert "tui.app" in found
+    later = {
+        f"recordings.{name}" for name in ("claims", "diff", "experiments", "report", "verdict")
+    }
+    assert not found & (later | {"tui.export", "tui.lab", "tui.puzzle", "tui.views.puzzle"})
 
 
 def test_the_architecture_names_every_module_and_nothing_else() -> None:

@@ -10,7 +10,6 @@ from textual.content import Content
 
 from recordings import events as ev
 from recordings.story import Moment, Object, Story, order
-from recordings.verdict import fate as fate_of
 from recordings.words import address, describe, duration, object_word, since, visible
 from tui.views.look import QUIET, Look, cut, text
 
@@ -107,8 +106,14 @@ def ledger(look: Look) -> list[Content]:
     if look.moment is None or not made:
         return [text("  no object of a call was seen so far", QUIET)]
     ended = look.story.end is not None and look.moment is look.story.moments[-1]
-    leaked = [each for each in made if ended and fate_of(look.story, each).status == "fail"]
+    leaked = [each for each in made if ended and _leaked(each, look.story)]
     return [_object(each, look, each in leaked) for each in made]
+
+
+def _leaked(made: Object, story: Story) -> bool:
+    from recordings.verdict import fate  # the first frame does not wait for it
+
+    return fate(story, made).status == "fail"
 
 
 def _made(look: Look) -> list[Object]:
