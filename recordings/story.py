@@ -165,11 +165,10 @@ class Known:
 
     def take(self, moment: Moment, blind: dict[str, str]) -> None:
         """The next moment of the call: its check, and what it had made by then."""
-        event = moment.event
+        event, step = moment.event, STEPS.get(moment.id)
         assert not isinstance(event, ev.Held), "a hold is none of its call's moments"
         if isinstance(event, ev.Step):
-            test = STEPS[event.id].test if event.id in STEPS else None
-            check = test.outcome(event, self) if test is not None else None
+            check = step.test.outcome(event, self) if step and step.test else None
             if check and check.status == "unobservable" and event.id in blind:
                 check = Check("unobservable", f"{blind[event.id]}; {check.evidence}")
         else:
@@ -181,7 +180,7 @@ class Known:
                 self.objects = self.objects | {kind: (at, False)}
         moment._check, moment._objects = check, self.objects
         self.first.setdefault(moment.id, moment)
-        if isinstance(event, ev.Step) and failed(event) and STEPS[event.id].edge is not None:
+        if step and step.edge and isinstance(event, ev.Step) and failed(event):
             self.edge = event
         if check is not None:
             before = self.decided.get(moment.id)

@@ -586,3 +586,11 @@ def test_a_long_recording_is_that_of_its_calls() -> None:
     assert (found.verdict, found.allocated, found.freed) == ("PASS", 200, 200), found.checks
     at = {call.own("socket") for call in story.calls.values()}
     assert len(at) == 50
+
+
+def test_a_step_that_is_not_known_may_fail() -> None:
+    """One of a later version, or of a damaged recording."""
+    later = step(1, 3 * US, "STEP_99", "sock_later", ret=-12)
+    call = only(Story.of([*beginning(), *good_call(), later]))
+    assert call.edge is None
+    assert call.moments[-1].check is None
