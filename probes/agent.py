@@ -339,6 +339,7 @@ class Agent:
 
     def _count_lost(self) -> None:
         assert self._attached is not None
+        self._decoder.tell_uncaptured()
         for what, total in self._attached.lost().items():
             if new := total - self._lost.get(what, 0):
                 self._emit(ev.Lost(t=time.monotonic_ns(), count=new, what=what))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from probes import unwound
-from probes.backends import COPIES, Backend, Planned, steps_of
+from probes.backends import COPIES, RAW_SYSCALLS, RELEASE, X86_64, Backend, Planned, steps_of
 from probes.bpf_syscall import (
     CGROUP_INET_SOCK_CREATE,
     F_SLEEPABLE,
@@ -61,6 +61,8 @@ _OFFSETS = (
     ("proto_ops", "release"),
     ("file_operations", "release"), ("kmem_cache", "name"), ("k_sigaction", "sa"),
     ("inode", "i_count"), ("task_struct", "signal"), ("signal_struct", "live"),
+    ("task_struct", "flags"), ("task_struct", "io_uring"),
+    ("task_struct", "thread_info"), ("thread_info", "status"),
     ("task_struct", "start_boottime"), ("task_struct", "jobctl"), ("task_struct", "ptrace"),
     ("task_struct", "stack"),
 )  # fmt: skip
@@ -167,10 +169,12 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
         bits[found.layer] |= 1 << number
     values |= {f"{layer.upper()}_BITS": mask for layer, mask in bits.items()}
     values["F_REF"] = int(btf.offset("file", "f_ref") is not None)
-    release = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
-    values["CACHE_ARG"] = int(release >= (6, 1))  # kmem_cache_alloc's third argument since 6.1
+    values["CACHE_ARG"] = int(RELEASE >= (6, 1))  # kmem_cache_alloc's third argument since 6.1
+    values["X86_64"] = int(X86_64)
+    values["RAW_SYSCALLS"] = int(RAW_SYSCALLS)
+    values["TASK_PT_REGS"] = int(RELEASE >= (5, 15))  # bpf_task_pt_regs()
     # "mm: emit the "free" trace report before freeing memory in kmem_cache_free()" (v5.16)
-    values["FREED_BEFORE"] = int(release < (5, 16))
+    values["FREED_BEFORE"] = int(RELEASE < (5, 16))
     for number, point in enumerate(backend.points):
         values[f"P_{point.name}"] = number
     for number, kind in enumerate(MADE):
@@ -276,7 +280,8 @@ class Attached:
         self._holding: dict[str, bool] = {}  # hold points whose program is loaded → armed
         self._quotas = 0
         with tracefs() as folder:
-            self.probes = [self._attach(planned, folder) for planned in backend.probes]
+            self._planned = [p for p in backend.probes if not p.optional or symbols.has(p.target)]
+            self.probes = [self._attach(planned, folder) for planned in self._planned]
         if not any(probe.status == "attached" for probe in self.probes):
             why = self.probes[0].why
             raise AttachError(f"no probe of backend {backend.name} could be attached: {why}")
@@ -514,7 +519,7 @@ class Attached:
                 min(map(recursion_misses, self._programs[f"{planned.kind}:{planned.target}"]))
                 + unseen.get(planned.program, 0),
             )
-            for planned, probe in zip(self.backend.probes, self.probes, strict=True)
+            for planned, probe in zip(self._planned, self.probes, strict=True)
             if probe.status == "attached"
         }
 

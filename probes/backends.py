@@ -6,6 +6,8 @@ point; `points` says which steps that point shows. Loading and attaching is atta
 
 from __future__ import annotations
 
+import platform
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +15,11 @@ from recordings.events import At, Kind
 
 ProbeKind = Literal["tracepoint", "raw_tracepoint", "kprobe", "kretprobe", "fentry", "fexit"]
 
+X86_64 = platform.machine() == "x86_64"
+RELEASE = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+# The raw tracepoints of all system calls have the 32-bit ones, too. From Linux 7 on a program there
+# is preempted, and skipped for the next task: it would miss most calls of threads.
+RAW_SYSCALLS = X86_64 and RELEASE < (7, 0)
 # The kernel skips a program that is entered again, on the same CPU, while it runs: in an interrupt,
 # or for another task where it preempts. A second copy is then not skipped; it must do nothing
 # where the first has done it.
@@ -42,7 +49,7 @@ class Planned:
 
     `target` may name several functions, "a|b": the first that this kernel has.
     `points`: the points that it emits, by which it counts as fired. `copies`: how often it is
-    attached.
+    attached. `optional`: a kernel without that function does nothing that it would tell of.
     """
 
     kind: ProbeKind
@@ -54,6 +61,7 @@ class Planned:
     argument: int = 0
     inside: tuple[str, str] = ("", "")
     copies: int = 1
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ class Backend:
     points: tuple[Point, ...]
     probes: tuple[Planned, ...]
     blind: dict[str, str]
-    # SITE_<key> → the functions whose call sites it stands for; the first that exists is it.
+    # SITE_<key> → the functions whose call sites it stands for, inner ones first: the first that is
+    # there, and so not inlined, is it.
     sites: dict[str, tuple[str, ...]]
 
 
@@ -126,14 +135,24 @@ TRACEPOINT = Backend(
         Point("FREE_FILE", "__fput", steps=("CLEANUP_FPUT",)),
         Point("FREE_KMALLOC", "__sk_destruct", steps=_RELEASE_STEPS),
         Point("CLOSE", "sys_exit_close", "exit"),
+        Point("UNCAPTURED", "sock_alloc_inode"),
         *_TASK_POINTS,
     ),
     probes=(
-        Planned("tracepoint", "syscalls:sys_enter_socket", "enter_socket", ("ENTER",)),
-        Planned("tracepoint", "syscalls:sys_exit_socket", "exit_socket", ("EXIT",)),
+        *(
+            (
+                Planned("raw_tracepoint", "sys_enter", "enter_socket", ("ENTER",)),
+                Planned("raw_tracepoint", "sys_exit", "exit_socket", ("EXIT",)),
+            )
+            if RAW_SYSCALLS
+            else (
+                Planned("tracepoint", "syscalls:sys_enter_socket", "enter_socket", ("ENTER",)),
+                Planned("tracepoint", "syscalls:sys_exit_socket", "exit_socket", ("EXIT",)),
+            )
+        ),
         Planned(
             "raw_tracepoint", "kmem_cache_alloc", "cache_alloc",
-            ("SOCK_ALLOC", "LSM_INODE", "SK_ALLOC", "DENTRY", "FILE"),
+            ("SOCK_ALLOC", "LSM_INODE", "SK_ALLOC", "DENTRY", "FILE", "UNCAPTURED"),
         ),
         Planned("raw_tracepoint", "kmalloc", "kmalloc_alloc", ("SK_KMALLOC",)),
         *_LEDGER_PROBES,
@@ -152,10 +171,10 @@ TRACEPOINT = Backend(
     },
     sites={
         "SOCK_ALLOC": ("sock_alloc_inode",),
-        "LSM_INODE": ("security_inode_alloc", "lsm_inode_alloc"),
+        "LSM_INODE": ("lsm_inode_alloc", "security_inode_alloc"),
         "SK_ALLOC": ("sk_prot_alloc", "sk_alloc"),
         "DENTRY": ("__d_alloc",),
-        "FILE": ("alloc_empty_file", "__alloc_file"),
+        "FILE": ("__alloc_file", "alloc_empty_file"),
     },
 )  # fmt: skip
 
@@ -204,11 +223,15 @@ def _on_functions(name: str, entry: ProbeKind, exit: ProbeKind) -> Backend:
         Point("FREE_FILE"),
         Point("FREE_KMALLOC", "__sk_destruct", steps=("CLEANUP_SK_DESTRUCT",), injects=False),
         Point("CLOSE", "sys_exit_close", "exit"),
+        Point("UNCAPTURED", "__sys_socket_file", "entry"),
         *_TASK_POINTS,
     ]  # fmt: skip
     probes = [
         at_entry("__sys_socket", "ENTER"),
         at_exit("__sys_socket", "EXIT"),
+        Planned(
+            entry, "__sys_socket_file", "entry___sys_socket_file", ("UNCAPTURED",), optional=True
+        ),
         at_exit("sock_alloc_inode", "SOCK_ALLOC_INODE"),
         at_exit("sock_alloc", "SOCK_ALLOC"),
         at_exit("__sock_create", "SOCK_CREATE"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ctypes as ct
-import platform
+import re
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from probes.backends import Backend, Point
 from probes.kallsyms import Kallsyms
@@ -21,7 +23,7 @@ _EXITING_CALLS = 16  # calls of an exiting task that are told so, at most
 _TOLD_ON_FAILURE = ("STEP_13", "STEP_14", "STEP_17")
 
 # enum have of bpf/common.c.
-_HAVE = ("ret", "fd", "fd_file", "lowest", "stop", "signal")
+_HAVE = ("ret", "fd", "fd_file", "lowest", "stop", "signal", "nr", "args")
 _BIT = {name: 1 << number for number, name in enumerate(_HAVE, 32)}
 
 
@@ -96,12 +98,25 @@ def _fields_of(have: int) -> list[tuple[int, Found]]:
     return [(number, found) for number, found in enumerate(FIELDS) if have >> number & 1]
 
 
-@cache
-def socket_nr() -> int:
-    """The number of socket(2) on this architecture (asm/unistd.h)."""
-    return {"x86_64": 41, "aarch64": 198, "riscv64": 198, "ppc64le": 326, "s390x": 359}.get(
-        platform.machine(), -1
-    )
+# enum abi of bpf/common.c.
+_ABIS: tuple[Literal["i386", "x32"] | None, ...] = (None, "i386", "x32")
+# Functions that make sockets without socket(2): of the program's, and of the kernel's own.
+_NO_SOCKET = {
+    "do_accept", "__sys_accept4", "io_accept", "__sys_socketpair", "__netlink_kernel_create",
+    "sock_create_kern", "sock_create_lite", "kernel_accept", "inet_ctl_sock_create", "ops_init",
+}  # fmt: skip
+_SOCKET = re.compile(r"_*((x64|ia32|do|se|compat)_)*sys_socket(call)?")
+
+
+def way(own: list[str]) -> ev.Way | None:
+    """How a socket is being made, by the functions of its stack; None: not as socket(2) does it."""
+    if not _NO_SOCKET.isdisjoint(own):
+        return None
+    if "__sys_socket_file" in own or "io_socket" in own:
+        return "io_uring"
+    if sockets := [name for name in own if _SOCKET.fullmatch(name)]:
+        return "32-bit" if any("ia32" in name or "compat" in name for name in sockets) else "other"
+    return None if own else "other"
 
 
 class Decoder:
@@ -146,6 +161,7 @@ class Decoder:
         self.orphans = 0  # events of calls whose beginning never came
         self.holds: list[Hold] = []
         self.execs: list[int] = []
+        self.uncaptured: Counter[tuple[int, int, ev.Way]] = Counter()
 
     def feed(self, raw: Raw) -> None:
         point = self._points[raw.point]
@@ -164,6 +180,8 @@ class Decoder:
                 self.execs.append(raw.t)
             case "STACK":
                 pass
+            case "UNCAPTURED":
+                self._uncaptured(raw, point)
             case "TASK_EXIT":
                 self._task_exit(raw, point)
             case "CLOSE":
@@ -189,12 +207,25 @@ class Decoder:
         self._emit(
             ev.Enter(
                 t=raw.t, call=call, pid=raw.pid, tid=raw.tid, comm=_text(raw.comm), cpu=raw.cpu,
-                syscall="socket", nr=socket_nr(),
-                args=[ct.c_int32(arg & 0xFFFFFFFF).value for arg in raw.args],
+                syscall="socket", nr=int(raw.object) if raw.has("nr") else -1,
+                abi=_ABIS[raw.kind],
+                args=[ct.c_int32(arg & 0xFFFFFFFF).value for arg in raw.args if raw.has("args")],
                 lowest=raw.number("lowest"),
             )
         )  # fmt: skip
         self._armed(raw, call, "USER_EXEC")
+
+    def _uncaptured(self, raw: Raw, point: Point) -> None:
+        own = functions(self._symbols.frame(at) for at in self._addresses[raw.stack])
+        if how := way([*own, *([point.symbol] if point.at == "entry" else [])]):
+            self.uncaptured[raw.pid, raw.tid, how] += 1
+
+    def tell_uncaptured(self) -> None:
+        """What came since this was asked last."""
+        for (pid, tid, how), count in self.uncaptured.items():
+            t = time.monotonic_ns()
+            self._emit(ev.Uncaptured(t=t, pid=pid, tid=tid, how=how, count=count))
+        self.uncaptured.clear()
 
     def _step(self, raw: Raw, point: Point) -> None:
         call = self._call(raw)

@@ -26,11 +26,12 @@ from recordings.layers import Socket as Socket
 FORMAT = "sockstep"
 VERSION = 1
 READABLE_SINCE = 1  # the lowest schema version whose readers can read what we write
-SHAPE = "985a8344b2bf13a9"
+SHAPE = "fe5a20ad487a545d"
 
 Ns = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 At = Literal["entry", "exit", "inside"]
+Way = Literal["io_uring", "32-bit", "other"]  # to make a socket without our probes
 By = Literal["user", "limit", "signal", "detach"]  # who ended a hold
 
 
@@ -165,7 +166,12 @@ class Released(Event):
 
 
 class Enter(Event):
-    """A call begins: syscall entry, with the integers that the program passed."""
+    """A call begins: syscall entry, with the integers that the program passed; none where they
+    could not be read.
+
+    `nr`: the number that the program passed (−1: not read), in the table `abi`, or this machine's
+    own.
+    """
 
     call: int
     pid: int
@@ -175,6 +181,7 @@ class Enter(Event):
     syscall: str
     nr: int
     args: list[int]
+    abi: Literal["i386", "x32"] | None = None
     lowest: int | None = None
 
 
@@ -310,6 +317,18 @@ class Waited(Event):
     took: Ns
 
 
+class Uncaptured(Event):
+    """The program made `count` sockets more, as it does by socket(), by a way that no probe is on.
+
+    `how`: "other" is not known. The total is the sum of all of these.
+    """
+
+    pid: int
+    tid: int
+    how: Way
+    count: Count
+
+
 class End(Event):
     """The stream is complete. `how`: "detached" where the tracee was let go."""
 
@@ -319,5 +338,6 @@ class End(Event):
 
 AnyEvent = (
     Header | Probe | Blind | Ready | Fired | State | Held | Released | Enter | Step | Alloc | Free
-    | Signal | Inject | Fork | Output | Symbol | Stack | Note | Lost | Waited | End
+    | Signal | Inject | Fork | Output | Symbol | Stack | Note | Lost | Waited
+    | Uncaptured | End
 )  # fmt: skip

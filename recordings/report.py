@@ -35,6 +35,7 @@ from recordings.words import (
     open_descriptors,
     recorded_at,
     state_text,
+    uncaptured_text,
     visible,
     waited_text,
 )
@@ -142,6 +143,8 @@ def _lacks(verdict: Verdict) -> Iterator[str]:
         yield _some(missing.events, "lost event")
     if missing.skips:
         yield f"{_some(missing.skips, 'run')} of the probe at entry that the kernel skipped"
+    if missing.uncaptured:
+        yield f"{_some(missing.uncaptured, 'socket')} made past the probes"
     if missing.children:
         children = _some(verdict.children, "child process", "child processes")
         if missing.children == verdict.children:
@@ -558,6 +561,8 @@ def _complete(story: Story) -> Iterator[str]:
     yield from _wrapped(f"Of this recording {lost}; {end}.", "")
     if story.waits:
         yield from _wrapped(f"So that none is, {waited_text(story.waits)}.", "")
+    if story.uncaptured:
+        yield from _wrapped(f"{uncaptured_text(story.uncaptured)}.", "")
     if story.state is not None:
         yield from _wrapped(f"The tracee, last seen: {state_text(story.state)}", "")
 
@@ -594,6 +599,10 @@ def as_json(
         "claims": [_claim_json(claim) for claim in claims(story, verdict)],
         "holds": [_hold_json(story, hold) for hold in story.holds if hold.call in numbers],
         "lost": story.lost,
+        "uncaptured": [
+            {"pid": event.pid, "tid": event.tid, "how": event.how, "count": event.count}
+            for event in story.uncaptured
+        ],
         "waited": {"times": len(story.waits), "ns": sum(wait.took for wait in story.waits)},
         "probes": [
             {

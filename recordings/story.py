@@ -339,6 +339,7 @@ class Story:
     holds: list[Hold] = field(default_factory=list)
     lost: int = 0
     waits: list[ev.Waited] = field(default_factory=list)
+    uncaptured: list[ev.Uncaptured] = field(default_factory=list)
     _entering: dict[int, Hold] = field(default_factory=dict)  # tid → held where its call begins
     _made: dict[tuple[int, ev.Kind, Ptr], Object] = field(default_factory=dict)
     _newest: dict[tuple[ev.Kind, Ptr], Object] = field(default_factory=dict)
@@ -423,6 +424,8 @@ class Story:
                 self._silences.clear()
             case ev.Waited():
                 self.waits.append(event)
+            case ev.Uncaptured():
+                self.uncaptured.append(event)
             case ev.Fork():
                 self.forks.append(event)
             case ev.End():
@@ -671,5 +674,12 @@ def order(moment: Moment) -> tuple[int, bool]:
 
 
 def entered(event: ev.Enter) -> str:
-    args = ", ".join(str(arg) for arg in event.args)
-    return f"{event.syscall}({args}), syscall {event.nr}, by {event.comm} tid {event.tid}"
+    args = ", ".join(str(arg) for arg in event.args) or "?"
+    return f"{event.syscall}({args}), {numbered(event)}, by {event.comm} tid {event.tid}"
+
+
+def numbered(event: ev.Enter) -> str:
+    """Its number: "syscall 41", "syscall 359 of i386"."""
+    if event.nr < 0:
+        return "syscall number not read"
+    return f"syscall {event.nr}" + (f" of {event.abi}" if event.abi else "")

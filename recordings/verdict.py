@@ -37,7 +37,8 @@ class Missing:
     `calls`: counted at their entry, but not recorded. `unfinished`: recorded, but a step that they
     must have passed was not, or their return. `objects`: of which neither the free was seen nor
     that they are still in use, or whose allocation was not. `events`: lost. `skips`: of the probe
-    at the entry of a call, by the kernel. `children`: not followed. `unprobed`: no probe told of
+    at the entry of a call, by the kernel. `uncaptured`: sockets that were made by no call that a
+    probe is on. `children`: not followed. `unprobed`: no probe told of
     the entry of calls. `cut_off`: there is no `end`.
     """
 
@@ -46,6 +47,7 @@ class Missing:
     objects: int = 0
     events: int = 0
     skips: int = 0
+    uncaptured: int = 0
     children: int = 0
     unprobed: bool = False
     cut_off: bool = False
@@ -112,6 +114,7 @@ def judge(story: Story) -> Verdict:
         objects=sum(end.missed for _, end in fates) + _never_allocated(story),
         events=story.lost,
         skips=sum(state.missed for state in entries),
+        uncaptured=sum(event.count for event in story.uncaptured),
         children=children - sum(fork.followed for fork in story.forks),
         unprobed=bool(entries) and not attached,
         cut_off=story.end is None,

@@ -130,7 +130,7 @@ def call_text(enter: ev.Enter) -> str:
         if protocol and family in INTERNET:
             words[2] = PROTOCOLS.get(protocol, str(protocol))
     else:
-        words = [str(arg) for arg in enter.args]
+        words = [str(arg) for arg in enter.args] or ["?"]
     return visible(f"{enter.syscall}({', '.join(words)})")
 
 
@@ -310,6 +310,8 @@ def _describe(event: ev.Event) -> str:
             return f"LOST {event.count} events: {event.what}"
         case ev.Waited():
             return waited_text([event])
+        case ev.Uncaptured():
+            return uncaptured_text([event])
         case ev.End():
             return f"end of the stream: {event.why}"
         case ev.Output():
@@ -322,6 +324,22 @@ def waited_text(waits: Sequence[ev.Waited]) -> str:
     times = "once" if len(waits) == 1 else f"{len(waits)} times"
     took = duration(sum(event.took for event in waits))
     return f"the program waited for sockstep {times}, {took} in all"
+
+
+_WAYS: dict[ev.Way, str] = {
+    "io_uring": "by io_uring", "32-bit": "by 32-bit system calls", "other": "by an unknown way",
+}  # fmt: skip
+
+
+def uncaptured_text(events: Sequence[ev.Uncaptured]) -> str:
+    """What sockets the program made that no probe is on, and how."""
+    counts = {
+        words: sum(event.count for event in events if event.how == how)
+        for how, words in _WAYS.items()
+    }
+    total = sum(counts.values())
+    ways = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+    return f"the program made {total} socket{'' if total == 1 else 's'} past the probes: {ways}"
 
 
 _BY = {

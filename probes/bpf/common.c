@@ -5,6 +5,8 @@
  * numbers of the points (P_*) and of the kinds come as -D from Python; an offset that this
  * kernel's BTF does not have is -1, and the field is then not read and its bit not set.
  */
+#include <uapi/linux/ptrace.h>
+
 #define BPF_LICENSE Dual MIT/GPL
 #define KERNEL_STACK 16384 /* bytes of a task's stack, at least (THREAD_SIZE) */
 #define SIGCHLD 17
@@ -21,7 +23,7 @@
 	})
 /* What was read beside the fields of the layers, whose bits are their numbers (below 32). */
 enum have { HAVE_RET = 32, HAVE_FD, HAVE_FD_FILE, HAVE_LOWEST, HAVE_STOP, HAVE_SIGNAL,
-	    HAVE_OPS_RELEASE, HAVE_F_RELEASE };
+	    HAVE_NR, HAVE_ARGS };
 #define BIT(n) (1ULL << (n))
 #define JOBCTL_STOP_PENDING BIT(17) /* include/linux/sched/jobctl.h */
 
@@ -387,6 +389,49 @@ static __attribute__((always_inline)) inline void read_layers(struct event *e, s
 	read_fields(e, call->file, call->socket, call->sock, 0, 0);
 }
 
+/* The tables of system calls of x86-64. */
+enum abi { ABI_64, ABI_I386, ABI_X32 };
+#define TS_COMPAT 2 /* arch/x86/include/asm/thread_info.h */
+#define PF_IO_WORKER 0x10 /* include/linux/sched.h */
+#define X32_BIT 0x40000000
+#define REGISTER(regs, name) deref(regs, __builtin_offsetof(struct pt_regs, name))
+
+/* By which of them the current task made the system call that it is in. */
+static __attribute__((always_inline)) inline u32 abi_of(u32 nr)
+{
+	u64 thread = bpf_get_current_task() + OFF_task_struct_thread_info;
+	u32 status = 0;
+
+	bpf_probe_read_kernel(&status, sizeof(status), (void *)(thread + OFF_thread_info_status));
+	return status & TS_COMPAT ? ABI_I386 : nr & X32_BIT ? ABI_X32 : ABI_64;
+}
+
+static __attribute__((always_inline)) inline void tell_number(struct event *e, u32 nr)
+{
+	e->object = nr;
+	e->kind = X86_64 ? abi_of(nr) : ABI_64;
+	e->have |= BIT(HAVE_NR);
+}
+
+/* The registers with which the current task came into the kernel; 0: not known. */
+static __attribute__((always_inline)) inline u64 user_registers(void)
+{
+#if !X86_64
+	return 0;
+#elif TASK_PT_REGS /* bpf_task_pt_regs(bpf_get_current_task_btf()), which bcc does not know */
+	void *(*task)(void) = (void *)158;
+	void *(*registers)(void *) = (void *)175;
+
+	return (u64)registers(task());
+#else /* task_pt_regs() of arch/x86/include/asm/processor.h; a kernel with KASAN has a larger stack */
+	u64 stack = deref(bpf_get_current_task(), OFF_task_struct_stack);
+	u64 regs = stack + KERNEL_STACK - sizeof(struct pt_regs);
+	u64 cs = stack ? REGISTER(regs, cs) : 0;
+
+	return cs == 0x33 || cs == 0x23 ? regs : 0;
+#endif
+}
+
 static __attribute__((always_inline)) inline u64 files_of_current(void)
 {
 	return deref(bpf_get_current_task(), OFF_task_struct_files);
@@ -633,4 +678,15 @@ static __attribute__((always_inline)) inline void forget_call(void)
 	u32 tid = bpf_get_current_pid_tgid();
 	calls.delete(&tid);
 	count_lost(LOST_RETURNS);
+}
+
+/* A socket is made for a tracee that is in no call of ours. How, its stack tells. */
+static __attribute__((always_inline)) inline void uncaptured(void *ctx)
+{
+	struct event *e = begin(P_UNCAPTURED, 0, unwound(ctx));
+	if (!e)
+		return;
+	e->owner_pid = e->pid;
+	e->owner_tid = e->tid;
+	finish(e);
 }

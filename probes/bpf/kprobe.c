@@ -3,8 +3,6 @@
  * Backends `kprobe` and `fentry` (FENTRY): the same probes on the functions themselves. Entry and
  * exit of a function are matched by thread: what an exit needs was kept in the thread's call.
  */
-#include <uapi/linux/ptrace.h>
-
 /* A plain number, whatever the verifier knows of the type of an argument. */
 static __attribute__((always_inline)) inline u64 word(unsigned long long *ctx, u32 n)
 {
@@ -62,8 +60,20 @@ ENTRY(__sys_socket)
 	e->args[0] = call.args[0];
 	e->args[1] = call.args[1];
 	e->args[2] = call.args[2];
+	e->have |= BIT(HAVE_ARGS);
+	u64 regs = user_registers();
+	if (regs)
+		tell_number(e, REGISTER(regs, orig_ax));
 	obey(e);
 	finish(e);
+	return 0;
+}
+
+/* io_uring's way to a socket (Linux 5.19): no system call of its own, perhaps no thread of its own. */
+ENTRY(__sys_socket_file)
+{
+	if (is_tracee())
+		uncaptured(ctx);
 	return 0;
 }
 

@@ -242,3 +242,12 @@ def test_of_a_hold_nothing_is_said_that_the_agent_has_not_told_yet() -> None:
     assert object_word("fd", moment, story) == "live"
     said = step.said(Look(story, moment, live=True))[0].plain
     assert said == "Frozen at sock_alloc_file exit: what is marked · has not happened."
+
+
+def test_sockets_past_the_probes_are_told_where_losses_are() -> None:
+    past = ev.Uncaptured(t=builders.T, pid=builders.PID, tid=builders.PID, how="io_uring", count=3)
+    story = Story.of([*builders.whole(), past])
+    look = Look(story, story.moments[-1], width=160, height=15)
+    assert " 3 UNCAPTURED " in times.title(look)[0].plain
+    said = [line.plain for line in history.probes(look)]
+    assert "the program made 3 sockets past the probes: 3 by io_uring" in said

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from probes.backends import BACKENDS
-from probes.capture import Decoder, Raw
+from probes.capture import Decoder, Raw, way
 from probes.kallsyms import Kallsyms
 from recordings import events as ev
 from recordings.layers import MADE
@@ -50,3 +52,25 @@ def test_a_file_that_rcu_frees_amid_another_task_s_close_took_its_descriptor_alo
         ("file", "0xffff88800a36e600"), ("fd", "3"),
     ]  # fmt: skip
     assert decoder.live == {}
+
+
+@pytest.mark.parametrize(
+    ("stack", "how"),
+    [
+        # As read on 6.18, innermost first; and what functions inlined there would leave.
+        ("sock_alloc __sock_create __sys_socket_file io_socket io_issue_sqe", "io_uring"),
+        ("sock_alloc io_socket io_wq_submit_work io_worker_handle_work", "io_uring"),
+        ("sock_alloc __sys_socket __ia32_sys_socket do_int80_emulation", "32-bit"),
+        ("sock_alloc __sys_socket __ia32_compat_sys_socketcall", "32-bit"),
+        ("sock_alloc __ia32_compat_sys_socketcall", "32-bit"),
+        ("sock_alloc __sys_socket __x64_sys_socket do_syscall_64", "other"),
+        ("", "other"),
+        ("sock_alloc do_accept __sys_accept4 __ia32_compat_sys_socketcall", None),
+        ("sock_alloc do_accept io_accept io_issue_sqe", None),
+        ("sock_alloc __sock_create __sys_socketpair __x64_sys_socketpair", None),
+        ("sock_alloc __sock_create inet_ctl_sock_create tcp_sk_init ops_init", None),
+        ("sock_alloc kcm_ioctl sock_do_ioctl", None),
+    ],
+)
+def test_how_a_socket_is_made_outside_of_a_call(stack: str, how: str | None) -> None:
+    assert way(stack.split()) == how

@@ -552,6 +552,10 @@ def counted(events: Events, **hits: int) -> Events:
         (session()[:-1], Missing(cut_off=True)),
         ([*session(), ev.Fired(t=T, name="kprobe:all", hits=1, missed=2)], Missing(skips=2)),
         (without(session(), "STEP_14"), Missing(unfinished=1)),
+        (
+            [*session(), ev.Uncaptured(t=T, pid=PID, tid=PID, how="io_uring", count=3)],
+            Missing(uncaptured=3),
+        ),
     ],
     ids=lambda given: str(given) if isinstance(given, Missing) else "",
 )

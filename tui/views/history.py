@@ -10,7 +10,15 @@ from textual.content import Content
 
 from recordings import events as ev
 from recordings.story import Moment, Object, Story, order
-from recordings.words import address, describe, duration, object_word, since, visible
+from recordings.words import (
+    address,
+    describe,
+    duration,
+    object_word,
+    since,
+    uncaptured_text,
+    visible,
+)
 from tui.views.look import QUIET, Look, cut, text
 
 
@@ -180,4 +188,6 @@ def probes(look: Look) -> list[Content]:
               story.blind.items()]  # fmt: skip
     if story.lost:
         lines.append(text(f"{story.lost} events were LOST", "bold $error"))
+    if story.uncaptured:
+        lines.append(text(uncaptured_text(story.uncaptured), "bold $warning"))
     return lines or [text("the recording does not say which probes there were", QUIET)]

@@ -6,7 +6,7 @@ from textual.content import Content
 
 from recordings import events as ev
 from recordings.steps import SIGNS, STEPS
-from recordings.story import Check, Hold, Moment, Story
+from recordings.story import Check, Hold, Moment, Story, numbered
 from recordings.uapi import errno_text, signal_name
 from recordings.words import (
     call_text,
@@ -94,7 +94,7 @@ def _captured(moment: Moment) -> str:
     since = duration(event.t - moment.call.enter.t)
     match event:
         case ev.Enter():
-            return f"{call_text(event)}, syscall {event.nr}, cpu {event.cpu}, tid {event.tid}"
+            return f"{call_text(event)}, {numbered(event)}, cpu {event.cpu}, tid {event.tid}"
         case ev.Held():
             return f"+{since}, {hold_how(event)}, tid {event.tid}"
     return (

@@ -31,7 +31,10 @@ def title(look: Look) -> list[Content]:
     if header.addresses != "raw":
         words.append(f"{header.addresses} addresses")
     rest = visible(f"  pid {header.pid}" + "".join(f" · {word}" for word in words))
-    lost = f" {look.story.lost} LOST " if look.story.lost else ""
+    story = look.story
+    lost = f" {story.lost} LOST " if story.lost else ""
+    if uncaptured := sum(event.count for event in story.uncaptured):
+        lost += f" {uncaptured} UNCAPTURED "
     argv = cut(text(" ".join(header.argv), "bold"), max(16, look.width - len(rest + lost) - 2))
     line = fill(Content.assemble(" ", argv, (rest, QUIET)), look.width - len(lost))
     return [line + text(lost, "bold reverse $error")]
