@@ -982,7 +982,11 @@ async def test_a_hold_is_told_with_where_and_the_kernel_stack(
     async def drive(pilot: Pilot[None], app: Driven) -> None:
         assert re.match(r"‖ HELD +\d+ of 1 s  in __sock_create, after", badge(app))
         assert at(app) == "1 socket_post_create", "the cursor is where the thread is"
-        assert "▶‖  socket_post_create held here" in text(app, "steps")
+        rows = [line.rstrip() for line in text(app, "steps").splitlines()]
+        here = rows.index("▶‖  socket_post_create held here")
+        assert rows[here - 1].startswith("  ✓ STEP_13")
+        assert all("·" in row for row in rows[here + 1 : rows.index("")]), "nothing below happened"
+        assert rows[here + 1].startswith("  · STEP_14")
         assert "read now" in app.screen.query_one("#linkage", Pane).heading.plain
         assert "__sock_create" in text(app, "said")
         later = SimpleNamespace(monotonic=lambda: time.monotonic() + 100)

@@ -84,12 +84,19 @@ def rows(look: Look) -> list[Row]:
                 for number, row in enumerate(found, 1)
                 if row.id in CALL_STEPS and CALL_STEPS.index(row.id) < rank
             ]
-            found.insert(max(before, default=0), Row(id, None, checks[id]))
+            at = max(before, default=0)
+            while at < len(found) and _asleep(found[at].moment):
+                at += 1  # what is held here has not come to it
+            found.insert(at, Row(id, None, checks[id]))
     if after:
         found.append(Row("", None, None, tuple(after)))
         if is_open(look, after):
             found += [Row(moment.id, moment, moment.check) for moment in after]
     return found
+
+
+def _asleep(moment: Moment | None) -> bool:
+    return moment is not None and moment.id not in STEPS and isinstance(moment.event, ev.Held)
 
 
 def is_open(look: Look, after: list[Moment]) -> bool:

@@ -176,7 +176,7 @@ def _ticks(inside: list[Moment], held: Sequence[Hold], width: int) -> list[Tick]
 
 def _label(moments: list[Moment]) -> str:
     names = [_name(moment) for moment in moments]
-    return names[0] if len(set(names)) == 1 else f"{names[0]}‥{names[-1]}"
+    return names[0] if len(set(names)) == 1 else f"{names[0]}-{names[-1]}"
 
 
 def _name(moment: Moment) -> str:
@@ -230,6 +230,7 @@ def _beside(after: list[Moment], look: Look) -> list[tuple[str, str]]:
         words.append((f"  ╌ {came_from(after, look.story)} {later}", QUIET))
         return words
     pause = next_pause(look.story, moment.line, moment.event.pid)
-    if pause is not None:
-        words.append((f"  {STOPPED} {pause[0]} {since(pause[1] - start)}", QUIET))
+    if pause is not None and not isinstance(moment.event, ev.Held):
+        mark = HELD if pause[0] == "hold" else STOPPED
+        words.append((f"  {mark} {pause[0]} {since(pause[1] - start)}", QUIET))
     return words
