@@ -17,6 +17,7 @@ from recordings import events as ev
 from recordings.commands import HOLDS, REFUSALS
 from recordings.layers import FIELDS, MADE, NULL, POINTERS, STRUCTS, Found, Ptr
 from recordings.stacks import INTERRUPT, functions
+from recordings.steps import STEPS
 
 _EXITING_CALLS = 16  # calls of an exiting task that are told so, at most
 # Where a function failed, only these steps say something: how it failed, and what it returned.
@@ -328,16 +329,7 @@ class Decoder:
     @staticmethod
     def _reached(id: str, own: list[str], point: Point) -> str:
         """The function that a cleanup step is named after, where the stack shows it; or ""."""
-        names = {
-            "CLEANUP_FPUT": ("__fput", "____fput"),
-            "CLEANUP_SOCK_CLOSE": ("sock_close",),
-            "CLEANUP_SOCK_RELEASE": ("__sock_release", "sock_release"),
-            "CLEANUP_INET_RELEASE": ("inet_release", "inet6_release"),
-            # Often a tail call: then the free of the sock itself is what was seen.
-            "CLEANUP_SK_DESTRUCT": ("__sk_destruct", "__sk_free", "sk_free", "kmem_cache_free"),
-            "CLEANUP_SOCK_FREE_INODE": ("sock_free_inode", "rcu_do_batch", "rcu_core"),
-        }[id]
-        return next((name for name in names if name in own), "")
+        return next((name for name in STEPS[id].stack if name in own), "")
 
     def _closed(self, raw: Raw) -> None:
         call = self._call(raw)

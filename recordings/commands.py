@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from recordings.paths import socket
 from recordings.steps import STEPS
 from recordings.uapi import ERRNO_NUMBERS, SIGRTMAX, signal_name
 
@@ -122,29 +123,12 @@ AnyCommand = (
 )  # fmt: skip
 
 # What can be refused by a BPF program of type fmod_ret, and the edge of socket(2) that it takes.
-REFUSALS: dict[str, int] = {
-    "security_socket_create": 3,
-    "security_inode_alloc": 5,
-    "security_sk_alloc": 10,
-    "security_socket_post_create": 14,
-    "security_file_alloc": 17,
-}
+REFUSALS: dict[str, int] = dict(socket.PATH.refusals)
 
-# LSM hooks where a task can be held, asleep in the kernel, and where in socket(2) that is.
-HOLDS: dict[str, str] = {
-    "socket_create": "in __sock_create, before sock_alloc",
-    "kernel_module_request": "in __request_module, called by the family's create function",
-    "socket_post_create": "in __sock_create, after the family's create function",
-    "inode_free_security": "in destroy_inode, in cleanup",
-}
-
-# The step before which each of them is.
-HELD_BEFORE: dict[str, str] = {
-    "socket_create": "STEP_09",
-    "kernel_module_request": "STEP_13",
-    "socket_post_create": "STEP_14",
-    "inode_free_security": "CLEANUP_SOCK_FREE_INODE",
-}
+# LSM hooks where a task can be held, asleep in the kernel: where in socket(2) each of them is, and
+# before which step.
+HOLDS: dict[str, str] = {hold.hook: hold.where for hold in socket.PATH.holds}
+HELD_BEFORE: dict[str, str] = {hold.hook: hold.before for hold in socket.PATH.holds}
 
 
 def injection(text: str) -> Inject | Refuse | Limit:

@@ -20,6 +20,16 @@ class Edge:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """An LSM hook where a task can be held, asleep in the kernel. `where` in the path that is, in
+    words; `before` which step."""
+
+    hook: str
+    where: str
+    before: str
+
+
+@dataclass(frozen=True)
 class Step:
     """A named point of a path. Its `id` is never renumbered.
 
@@ -35,6 +45,9 @@ class Step:
 
     `makes`: the object that the call has from here on. `sets`: the pointers ("layer.field") that
     are set by now, and may be NULL before. `edge`: how a call ends here if the function fails.
+
+    `stack`: functions, the most telling first, that show this step where one of them is on the
+    kernel's stack as memory is freed.
     """
 
     id: str
@@ -51,6 +64,7 @@ class Step:
     makes: Kind | None = None
     sets: tuple[str, ...] = ()
     edge: Edge | None = None
+    stack: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -66,13 +80,16 @@ class Path:
     """What the kernel does in one call, in its order.
 
     The first step is before any call; `enters` and `returns`: the ids of the steps at the two ends
-    of the system call.
+    system call. `refusals`: functions that a BPF program (fmod_ret) can make fail, and the edge of
+    the call that this takes.
     """
 
     syscall: str
     steps: tuple[Step, ...]
     enters: str
     returns: str
+    holds: tuple[Hold, ...] = ()
+    refusals: tuple[tuple[str, int], ...] = ()
 
     @cached_property
     def ids(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ STEPS = (
         "file_operations.release of socket_file_ops. It calls __sock_release() with the inode, "
         "so that async notification is removed under the inode's lock.",
         test=Once(),
+        stack=("sock_close",),
     ),
     Step(
         "CLEANUP_SOCK_RELEASE",
@@ -28,6 +29,7 @@ STEPS = (
         "__sock_release: it is the same step. With ops == NULL (an early error) only the inode "
         "is dropped; else inet_release() ends the protocol first.",
         test=Once(),
+        stack=("__sock_release", "sock_release"),
     ),
     Step(
         "CLEANUP_INET_RELEASE",
@@ -41,6 +43,7 @@ STEPS = (
         "descriptor. This, and not iput(), is what frees the struct sock.",
         entry="inet_release(): about to end the protocol, to cut socket.sk and to drop the sock.",
         test=Once(),
+        stack=("inet_release", "inet6_release"),
     ),
     Step(
         "CLEANUP_SK_DESTRUCT",
@@ -52,6 +55,8 @@ STEPS = (
         "Its slab (TCP, UDP, …) may hand the same address out again at once. An address alone "
         "never identifies an object: the ledger counts generations.",
         test=Once(),
+        # Often a tail call: then the free of the sock itself is what is seen.
+        stack=("__sk_destruct", "__sk_free", "sk_free", "kmem_cache_free"),
     ),
     Step(
         "CLEANUP_PUT_UNUSED_FD",
@@ -75,6 +80,7 @@ STEPS = (
         "__fput(), from task work on the way to user mode on older kernels, at once on newer "
         "ones. It calls the release operation, then drops dentry and inode.",
         test=Once(),
+        stack=("__fput", "____fput"),
     ),
     Step(
         "CLEANUP_IPUT",
@@ -97,6 +103,7 @@ STEPS = (
         "Path lookup may still look at the inode without a lock, so its memory is freed only "
         "after every CPU has passed a quiescent state, often by another task (pid 0).",
         test=Once(),
+        stack=("sock_free_inode", "rcu_do_batch", "rcu_core"),
     ),
     Step(
         "CLEANUP_GET_SIGNAL",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from recordings.checks import Installed, Leads, Linked, Made, Returned, Values
 from recordings.layers import NULL
-from recordings.path import Edge, Path, Step
+from recordings.path import Edge, Hold, Path, Step
 
 INSTALLED = Installed("fd_install")
 
@@ -163,4 +163,28 @@ STEPS = (
     ),
 )
 
-PATH = Path("socket", STEPS, enters="USER_EXEC", returns="STEP_17")
+HOLDS = (
+    Hold("socket_create", "in __sock_create, before sock_alloc", "STEP_09"),
+    Hold(
+        "kernel_module_request",
+        "in __request_module, called by the family's create function",
+        "STEP_13",
+    ),
+    Hold("socket_post_create", "in __sock_create, after the family's create function", "STEP_14"),
+    Hold("inode_free_security", "in destroy_inode, in cleanup", "CLEANUP_SOCK_FREE_INODE"),
+)
+
+PATH = Path(
+    "socket",
+    STEPS,
+    enters="USER_EXEC",
+    returns="STEP_17",
+    holds=HOLDS,
+    refusals=(
+        ("security_socket_create", 3),
+        ("security_inode_alloc", 5),
+        ("security_sk_alloc", 10),
+        ("security_socket_post_create", 14),
+        ("security_file_alloc", 17),
+    ),
+)
