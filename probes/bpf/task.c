@@ -80,11 +80,15 @@ int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
 
 	if (!tracee || (ctx->args[0] == SIGSTOP && tracee->waits && !tracee->stops))
 		return 0;
+	/* That of our own waiting is queued where the task blocked it for a moment. */
+	u64 handler = deref(ctx->args[2], OFF_k_sigaction_sa); /* sa.sa_handler comes first */
+	if (ctx->args[0] == SIGCONT && tracee->waited && !handler)
+		return 0;
 	struct event *e = begin(P_SIGNAL_DELIVER, 0, unwound(ctx));
 	if (!e)
 		return 0;
 	e->signo = ctx->args[0];
-	e->object = deref(ctx->args[2], OFF_k_sigaction_sa); /* sa.sa_handler comes first */
+	e->object = handler;
 	e->owner_pid = pid;
 	e->owner_tid = bpf_get_current_pid_tgid();
 	finish(e);
