@@ -66,8 +66,8 @@ _OFFSETS = (
     ("task_struct", "start_boottime"), ("task_struct", "jobctl"), ("task_struct", "ptrace"),
     ("task_struct", "stack"),
 )  # fmt: skip
-# The immediates in kprobe.c's code that stand for a Planned's own constants.
-_POINT, _ARG_AT, _ARG_OFFSET = 0x5EED0000, 0x5EED0001, 0x5EED0002
+# The immediates in the code of kprobe.c and task.c that stand for constants of each loading.
+_POINT, _ARG_AT, _ARG_OFFSET, _FOLLOW = 0x5EED0000, 0x5EED0001, 0x5EED0002, 0x5EED0003
 TRACEE = struct.Struct("Q6I")  # struct tracee
 _UNSEEN_FREES = 6  # enum lost_what
 _STOP_EVERYWHERE, _HOLDS_ARMED, _TRACEES_WAIT, _AGENT_PID = range(4)  # enum control
@@ -141,7 +141,7 @@ def fields(btf: Btf) -> Iterator[tuple[int, Found, int]]:
             yield number, found, at
 
 
-def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) -> list[str]:
+def _defines(backend: Backend, btf: Btf, symbols: Kallsyms) -> list[str]:
     values: dict[str, int] = {
         "EVENT_SIZE": ct.sizeof(Raw),
         "STACK_SIZE": unwound.STACK.size,
@@ -154,7 +154,6 @@ def _defines(backend: Backend, btf: Btf, symbols: Kallsyms, follow_forks: bool) 
         "RING_MARK": RING_MARK,
         "WAKE_INTERVAL": WAKE_INTERVAL,
         "QUOTAS": QUOTAS,
-        "FOLLOW_FORKS": int(follow_forks),
     }
     for owner, path in _OFFSETS:
         where = offset(btf, owner, path)
@@ -265,9 +264,10 @@ class Attached:
         start = time.monotonic_ns()
         self.backend = backend
         self._symbols = symbols
+        self._follow_forks = follow_forks
         self.btf = kernel_btf()
         self.f_ref = self.btf.offset("file", "f_ref") is not None
-        defines = _defines(backend, self.btf, symbols, follow_forks)
+        defines = _defines(backend, self.btf, symbols)
         self._code = compiled(
             ("common.c", backend.source, "ledger.c", "task.c", "refuse.c", "hold.c"), defines
         )
@@ -349,6 +349,7 @@ class Attached:
             # Where in the context the argument is: struct pt_regs, or an array of arguments.
             _ARG_AT: (112, 104)[planned.argument] if type == PROG_KPROBE else 8 * planned.argument,
             _ARG_OFFSET: (offset(self.btf, owner, path) or 0) if owner else 0,
+            _FOLLOW: int(self._follow_forks),
         }
         program = load(self._template(planned.program, constants), type, attach_type, btf_id)
         self._programs.setdefault(f"{planned.kind}:{planned.target}", []).append(program)

@@ -95,6 +95,8 @@ int signal_deliver(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
+#define FOLLOW CONSTANT(0x5eed0003) /* not a -D: with and without it is one compilation */
+
 int process_fork(struct bpf_raw_tracepoint_args *ctx)
 {
 	u32 parent = tgid_of(ctx->args[0]), child = tgid_of(ctx->args[1]);
@@ -109,10 +111,8 @@ int process_fork(struct bpf_raw_tracepoint_args *ctx)
 	struct event *e = begin(P_FORK, 0, 0);
 	if (!e)
 		return 0; /* a child that nobody hears of is not followed: nobody would resume it */
-#if FOLLOW_FORKS
-	if (tracees.update(&child, &tracee))
+	if (FOLLOW && tracees.update(&child, &tracee))
 		count_lost(LOST_CALLS);
-#endif
 	e->owner_pid = parent;
 	e->object = child;
 	e->site = deref(ctx->args[1], OFF_task_struct_start_boottime);
