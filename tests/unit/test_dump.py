@@ -7,7 +7,9 @@ is read from it is measured by what the BPF programs recorded at the same steps 
 from __future__ import annotations
 
 import os
+import resource
 import select
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -111,6 +113,68 @@ def test_what_is_not_there_is_not_read(tmp_path: Path) -> None:
     with machine(tmp_path, DUMP.holds[0]) as (_, gdb, guest, _):
         assert gdb.read(0xDEAD0000, 8) is None
         assert guest.bytes(0xDEAD0000, 8) == b""
+
+
+def put(stub: Stub, at: int, value: int) -> None:
+    """Eight bytes in the machine's memory, which the dump does not have otherwise."""
+    stub.memory |= {at + n: byte for n, byte in enumerate(value.to_bytes(8, "little"))}
+
+
+def test_a_limit_is_lowered_and_what_it_was_is_returned(tmp_path: Path) -> None:
+    with machine(tmp_path, DUMP.holds[0]) as (stub, _, guest, task):
+        rlim = (
+            guest.field(task, "task_struct.signal") + DUMP.landmarks.offsets["signal_struct.rlim"]
+        )
+        soft = rlim + resource.RLIMIT_NOFILE * 16  # struct rlimit: the soft limit, the hard one
+        put(stub, soft, 1024)
+        put(stub, soft + 8, 4096)
+        assert guest.limit(task, 3) == 1024
+        assert (guest.word(soft), guest.word(soft + 8)) == (3, 4096)
+
+
+@pytest.mark.parametrize(
+    ("signo", "handler", "blocked", "dies"),
+    [
+        (signal.SIGTERM, 0, False, True),
+        (signal.SIGKILL, 0, False, True),
+        (signal.SIGTERM, 0x401000, False, False),
+        (signal.SIGTERM, 0, True, False),
+        *((signo, 0, False, False) for signo in (
+            signal.SIGCHLD, signal.SIGCONT, signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN,
+            signal.SIGTTOU, signal.SIGURG, signal.SIGWINCH,
+        )),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_pending_signal_ends_the_task_or_not(
+    tmp_path: Path, signo: int, handler: int, blocked: bool, dies: bool, shared: bool
+) -> None:
+    with machine(tmp_path, DUMP.holds[0]) as (stub, _, guest, task):
+        offsets, table = DUMP.landmarks.offsets, 0xFFFF_8880_0000_0000
+        put(stub, task + offsets["task_struct.sighand"], table)
+        for number in range(1, 65):  # struct k_sigaction: the handler comes first
+            action = table + offsets["sighand_struct.action"] + (number - 1) * 32
+            put(stub, action, handler if number == signo else 0x401000)
+        pending = task + offsets["task_struct.pending.signal"]
+        group = guest.field(task, "task_struct.signal")
+        of_process = group + offsets["signal_struct.shared_pending.signal"]
+        for at, here in ((pending, not shared), (of_process, shared)):
+            put(stub, at, (1 << signo - 1) * here)
+        put(stub, task + offsets["task_struct.blocked"], (1 << signo - 1) * blocked)
+        expected = ([], [signo]) if shared else ([signo], [])
+        assert guest.signals(task) == (*expected, [signo] * blocked)
+        assert guest.dies(task) is dies
+
+
+def test_descriptors_beyond_the_table_are_not_read(tmp_path: Path) -> None:
+    with machine(tmp_path, DUMP.holds[0]) as (stub, _, guest, task):
+        assert guest.fds(task)[1] is False
+        files = guest.field(task, "task_struct.files")
+        size = guest.field(files, "files_struct.fdt") + DUMP.landmarks.offsets["fdtable.max_fds"]
+        room = guest.word(size, 4)
+        assert guest.snapshot(0, 0, 0, task, room).fd == ev.Fd(number=room)
+        put(stub, size, 257)
+        assert guest.fds(task)[1] is True, "there may be more than the 256 that are told"
 
 
 class Session:
