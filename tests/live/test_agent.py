@@ -110,17 +110,17 @@ def test_an_agent_that_is_killed_takes_what_nobody_saw_along() -> None:
         wait_for(lambda: process_state(pid) == "")
 
 
-def test_a_tracefs_that_cannot_be_mounted_is_said() -> None:
+def test_a_tracefs_that_cannot_be_mounted_is_said(tmp_path: Path) -> None:
     needs_root()
-    hide = """
-        mkdir /tmp/btf && mount --bind /sys/kernel/btf /tmp/btf
+    hide = f"""
+        mount --bind /sys/kernel/btf {tmp_path}
         mount -t tmpfs none /sys/kernel && mkdir /sys/kernel/btf
-        mount --bind /tmp/btf /sys/kernel/btf
+        mount --bind {tmp_path} /sys/kernel/btf
         exec "$@"
     """
     agent_command = command("probes.cli", "agent", "--backend", "tracepoint", "--", "true")
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-ec", f"mount -t tmpfs none /tmp; {hide}", "sh", *agent_command],
+        ["unshare", "-m", "sh", "-ec", hide, "sh", *agent_command],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, cwd=Path("/"),
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
