@@ -200,6 +200,10 @@ class Sockstep(App[None]):
     def forget_the_screen(self) -> None:
         self._terse.forget()
 
+    def action_redraw(self) -> None:
+        self._terse.forget()
+        self.screen.refresh()
+
     def get_default_screen(self) -> Screen[None]:
         return Session()
 

@@ -76,6 +76,7 @@ SEE = [
     bind("diff", "D", "diff", "This recording and another, side by side"),
     bind("save", "s", "save", "Save the recording under another name"),
     bind("export", "e", "export", "Write a report, a picture, or a masked recording"),
+    bind("redraw", "ctrl+l", "redraw", "Draw the screen anew, if something else wrote to it"),
     bind("help", "question_mark,f1", "help", "The keys and the signs", show=True, display="?"),
     bind("leave", "q", "quit", "Quit; asks while a program lives", show=True),
 ]  # fmt: skip

@@ -68,6 +68,18 @@ def test_what_was_drawn_piece_by_piece_is_what_is_drawn_anew(
         wait_for(lambda before=before: seen(terminal) == before)  # type: ignore[misc]
 
 
+def test_ctrl_l_draws_over_what_another_program_wrote(terminal: Terminal, two_calls: str) -> None:
+    terminal.run("replay", two_calls)
+    terminal.until("REPLAY  2/21", "q quit")
+    terminal.at_rest()
+    clean = terminal.screen()
+    tty = Path(terminal.tmux("display-message", "-p", "#{pane_tty}").strip())
+    tty.write_text("\x1b[5;10Hkernel: something happened")
+    terminal.until("something happened")
+    terminal.press("C-l")
+    wait_for(lambda: terminal.screen() == clean, timeout=20)
+
+
 def test_the_linux_console_gets_ascii(terminal: Terminal, two_calls: str) -> None:
     terminal.run("replay", two_calls, TERM="linux")
     assert terminal.until("REPLAY  2/21", "+. struct file ...", "q quit").isascii()
