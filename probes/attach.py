@@ -280,7 +280,9 @@ class Attached:
         self._holding: dict[str, bool] = {}  # hold points whose program is loaded → armed
         self._quotas = 0
         with tracefs() as folder:
-            self._planned = [p for p in backend.probes if not p.optional or symbols.has(p.target)]
+            self._planned = [
+                each for each in backend.probes if not each.optional or self._has(each, each.target)
+            ]
             self.probes = [self._attach(planned, folder) for planned in self._planned]
         if not any(probe.status == "attached" for probe in self.probes):
             why = self.probes[0].why
@@ -294,11 +296,16 @@ class Attached:
         self._control(_AGENT_PID, os.getpid())
         self.took = time.monotonic_ns() - start
 
+    def _has(self, planned: Planned, function: str) -> bool:
+        """Whether the kernel has it. Of fentry BTF is asked: the symbols are read at the first
+        question, and have the trampolines only once they are there (Kallsyms)."""
+        if planned.kind in ("fentry", "fexit"):
+            return self.btf.function_id(function) is not None
+        return self._symbols.has(function)
+
     def _attach(self, planned: Planned, tracefs: Path) -> ev.Probe:
         choices = planned.target.split("|")
-        tracing = planned.kind in ("fentry", "fexit")
-        exists = self.btf.function_id if tracing else self._symbols.has
-        target = next((name for name in choices if exists(name)), choices[0])
+        target = next((name for name in choices if self._has(planned, name)), choices[0])
         why = ""
         try:
             self._hook(planned, target, tracefs)
