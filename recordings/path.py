@@ -80,8 +80,8 @@ class Path:
     """What the kernel does in one call, in its order.
 
     The first step is before any call; `enters` and `returns`: the ids of the steps at the two ends
-    system call. `refusals`: functions that a BPF program (fmod_ret) can make fail, and the edge of
-    the call that this takes.
+    of the system call. `refusals`: functions that a BPF program (fmod_ret) can make fail, and the
+    edge of the call that this takes.
     """
 
     syscall: str

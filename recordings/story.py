@@ -172,7 +172,7 @@ class Known:
             if check and check.status == "unobservable" and event.id in blind:
                 check = Check("unobservable", f"{blind[event.id]}; {check.evidence}")
         else:
-            why = blind.get("USER_EXEC")
+            why = blind.get(moment.id)
             check = Check("unobservable", why) if why else Check("pass", entered(event))
         for kind, at in _born(event):
             self.made.setdefault(kind, at)
@@ -199,6 +199,7 @@ class Call:
     objects: dict[ev.Kind, Object] = field(default_factory=dict)
     result: int | None = None
     _known: Known | None = None
+    # What came since it was last looked at, in order.
     _new: list[Moment | tuple[ev.Kind, Ptr, bool]] = field(default_factory=list)
 
     def tell(self, new: Moment | tuple[ev.Kind, Ptr, bool]) -> None:
@@ -507,7 +508,9 @@ class Story:
             hold.end = event
 
     def _moment(self, call: Call, event: ev.Enter | ev.Step) -> Moment:
-        id, snap = (event.id, event.snap) if isinstance(event, ev.Step) else ("USER_EXEC", _NOTHING)
+        id, snap = call.path.enters, _NOTHING
+        if isinstance(event, ev.Step):
+            id, snap = event.id, event.snap
         line = len(self.log) - 1
         moment = Moment(len(self.moments), line, call, event, id, snap, len(self.output))
         self.moments.append(moment)

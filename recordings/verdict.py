@@ -38,8 +38,8 @@ class Missing:
     must have passed was not, or their return. `objects`: of which neither the free was seen nor
     that they are still in use, or whose allocation was not. `events`: lost. `skips`: of the probe
     at the entry of a call, by the kernel. `uncaptured`: sockets that were made by no call that a
-    probe is on. `children`: not followed. `unprobed`: no probe told of
-    the entry of calls. `cut_off`: there is no `end`.
+    probe is on. `children`: not followed. `unprobed`: no probe told of the entry of calls.
+    `cut_off`: there is no `end`.
     """
 
     calls: int = 0
